@@ -1,0 +1,1 @@
+"""A reproducibility benchmark for LLM-based sequential recommendation."""

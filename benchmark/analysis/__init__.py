@@ -1,0 +1,1 @@
+"""Everything computed from ranks: tests, tables, figures, comparisons."""

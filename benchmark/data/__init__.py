@@ -1,0 +1,1 @@
+"""Raw files to verified data sets, and data sets to batches."""

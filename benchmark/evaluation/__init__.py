@@ -1,0 +1,1 @@
+"""Full-catalogue ranks and the metrics computed from them."""

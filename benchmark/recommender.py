@@ -1,0 +1,127 @@
+"""The contract between methods and the benchmark: what a sequential recommender is given, and what it returns.
+
+Every method, from popularity to HLLM-7B, returns embeddings. One trainer, one objective and one evaluator serve them
+all, and a method knows nothing of metrics, files or devices.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class PackedSequences:
+    """The events of b users, t in all, one after another **without padding**; a user's events are oldest first.
+
+    items: (t,) int64, catalogue indices.
+    timestamps: (t,) int64, seconds since 1970 (or whatever the data set counts in).
+    next_timestamps: (t,) int64, the time of each event's next one. For the last event that is the time of the request,
+        which a method may use where the protocol provides it.
+    offsets: (b + 1,) int64; user i's events are those from offsets[i] up to, not including, offsets[i + 1].
+    max_length: events of the longest sequence, known on the host so that no kernel has to wait for it.
+    """
+
+    items: Tensor
+    timestamps: Tensor
+    next_timestamps: Tensor
+    offsets: Tensor
+    max_length: int
+
+    def __len__(self) -> int:
+        return self.offsets.numel() - 1
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        """(b,) events of each user."""
+        return self.offsets.diff()
+
+    @cached_property
+    def segments(self) -> Tensor:
+        """(t,) which sequence each event belongs to."""
+        rows = torch.arange(len(self), device=self.offsets.device)
+        return torch.repeat_interleave(rows, self.lengths, output_size=self.items.numel())
+
+    @cached_property
+    def positions(self) -> Tensor:
+        """(t,) events before this one in its sequence: 0 for the oldest."""
+        return torch.arange(self.items.numel(), device=self.offsets.device) - self.offsets[self.segments]
+
+    @cached_property
+    def positions_from_end(self) -> Tensor:
+        """(t,) events after this one in its sequence: 0 for the newest."""
+        return self.lengths[self.segments] - 1 - self.positions
+
+    @cached_property
+    def last(self) -> Tensor:
+        """(b,) where the newest event of each sequence stands among the t events. Sequences must not be empty."""
+        return self.offsets[1:] - 1
+
+    def to(self, device: torch.device | str) -> PackedSequences:
+        return PackedSequences(
+            *(
+                x.to(device, non_blocking=True)
+                for x in (self.items, self.timestamps, self.next_timestamps, self.offsets)
+            ),
+            max_length=self.max_length,
+        )
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """What a method may know of the items: how many there are and, if it reads text, their tokens.
+
+    tokens: (total,) integer token ids of all items' texts one after another, [ITEM] not included; None without text.
+    token_offsets: (size + 1,) int64; item i's tokens are those from token_offsets[i] up to token_offsets[i + 1].
+    vocabulary_size: number of token ids of the tokenizer, 0 without text.
+    """
+
+    size: int
+    tokens: Tensor | None = None
+    token_offsets: Tensor | None = None
+    vocabulary_size: int = 0
+
+
+class SequentialRecommender(nn.Module, ABC):
+    """A method: item embeddings, and the embedding of the next item after each event of a history.
+
+    The score of an item is the dot product of the two. With `similarity = "cosine"` both are brought to unit length
+    first, by `comparable`; what `embed_histories` reads is the embedding as it was before, as in the paper.
+
+    A subclass names its settings in a dataclass, `Settings`, and is built as
+    `Method(catalogue, sequence_length, settings)`; sequence_length is the longest history it will be given.
+    """
+
+    Settings: ClassVar[type[Any]]
+    similarity: Literal["cosine", "dot"] = "cosine"
+
+    @abstractmethod
+    def embed_items(self, items: Tensor) -> Tensor:
+        """(n,) catalogue indices -> (n, d) item embeddings."""
+
+    @abstractmethod
+    def embed_histories(self, sequences: PackedSequences, items: Tensor) -> Tensor:
+        """(t, d) item embeddings of the t events -> (t, d) embedding of each event's next item, causal."""
+
+    def comparable(self, embeddings: Tensor) -> Tensor:
+        """(n, d) embeddings of either kind -> (n, d) float32 vectors whose dot products are the scores."""
+        embeddings = embeddings.float()
+        return F.normalize(embeddings, dim=-1) if self.similarity == "cosine" else embeddings
+
+
+class SelfTrainedRecommender(SequentialRecommender):
+    """A method that fits itself to the training part instead of taking gradient steps of the benchmark's trainer."""
+
+    @abstractmethod
+    def fit(self, training: PackedSequences, validation_targets: Tensor | None, seed: int) -> dict[str, float]:
+        """Fit to whole training sequences of b users.
+
+        validation_targets: (b,) the item that follows each of them; None where the protocol has no validation part.
+        Returns figures for the training record, such as {"epochs": 20}.
+        """

@@ -1,0 +1,60 @@
+"""InfoNCE against the formula written out position by position."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from benchmark.training.objectives import InfoNCE, Temperature
+
+
+def by_hand(predicted, table, positives, negatives, ids, masking, scale):
+    losses, survivors = [], []
+    for row, positive in enumerate(positives.tolist()):
+        own = negatives if negatives.dim() == 1 else negatives[row]
+        scores = [float(predicted[row] @ table[positive]) * scale]
+        for negative in own.tolist():
+            similar = float(table[positive] @ table[negative]) > 0.99
+            same = int(ids[positive]) == int(ids[negative])
+            if (masking in ("cosine", "both") and similar) or (masking in ("id", "both") and same):
+                continue
+            scores.append(float(predicted[row] @ table[negative]) * scale)
+        losses.append(math.log(sum(math.exp(s) for s in scores)) - scores[0])
+        survivors.append(len(scores) - 1)
+    return sum(losses) / len(losses), sum(survivors) / len(survivors)
+
+
+@pytest.mark.parametrize("masking", ["cosine", "id", "both", "none"])
+@pytest.mark.parametrize("sharing", ["shared", "per_position"])
+def test_equals_the_formula(masking, sharing):
+    generator = torch.Generator().manual_seed(3)
+    table = F.normalize(torch.randn(9, 4, generator=generator), dim=-1)
+    table[5] = table[2]  # another item with the same vector: masked by cosine, not by id
+    ids = torch.tensor([4, 7, 9, 12, 20, 21, 30, 31, 40])
+    predicted = F.normalize(torch.randn(6, 4, generator=generator), dim=-1)
+    positives = torch.tensor([2, 0, 2, 8, 5, 1])
+    shape = (7,) if sharing == "shared" else (6, 7)
+    negatives = torch.randint(0, 9, shape, generator=generator)
+    objective = InfoNCE(Temperature(0.07), masking)
+    got = objective(predicted, table, positives, negatives, ids)
+    loss, survivors = by_hand(predicted, table, positives, negatives, ids, masking, 1 / 0.07)
+    assert float(got.loss) == pytest.approx(loss, rel=1e-5)
+    assert float(got.surviving_negatives) == pytest.approx(survivors)
+
+
+def test_temperature_is_learned_within_its_bounds_or_fixed():
+    objective = InfoNCE(Temperature(0.001))
+    objective.clamp_temperature()
+    assert float(objective.logit_scale.exp()) == pytest.approx(100)
+    fixed = InfoNCE(Temperature(0.05, learnable=False))
+    fixed.clamp_temperature()
+    assert not fixed.logit_scale.requires_grad
+    assert float(fixed.logit_scale.exp()) == pytest.approx(20)
+
+
+def test_all_negatives_masked_gives_no_loss_and_says_so():
+    table = F.normalize(torch.ones(3, 4), dim=-1)
+    output = InfoNCE(Temperature())(table[:1], table, torch.tensor([0]), torch.tensor([1, 2]), torch.arange(3))
+    assert float(output.surviving_negatives) == 0
+    assert float(output.loss) == pytest.approx(0, abs=1e-6)
