@@ -1,0 +1,21 @@
+# HLLM and its baselines, from raw files to the paper's tables:
+#
+#   snakemake table7                             the comparison, on this machine (preset laptop)
+#   snakemake --config preset=gpu table7         on one GPU
+#   snakemake --config seeds=1,2,3 table7        other seeds
+#   snakemake --dry-run table7                   lists the runs
+#
+# Presets, tables, methods and data sets are files under config/.
+from pathlib import Path
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        [table_files(name) for name in PLANS],

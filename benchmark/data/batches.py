@@ -1,0 +1,132 @@
+"""Training windows, their order, and the packed batches with negatives that the trainer consumes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmark.data import randomness
+from benchmark.data.dataset import Dataset
+from benchmark.data.randomness import Stream
+from benchmark.recommender import PackedSequences
+
+Int64 = np.ndarray[tuple[int], np.dtype[np.int64]]
+
+
+@dataclass(frozen=True)
+class Negatives:
+    """How many negatives, and whether all positions of the global batch share them or each has its own."""
+
+    count: int
+    sharing: Literal["shared", "per_position"]
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """sequences: t input events; targets: (t,) each event's next item; negatives: (n,) shared or (t, n) a position."""
+
+    sequences: PackedSequences
+    targets: Tensor
+    negatives: Tensor
+
+
+def training_windows(
+    lengths: Int64, offsets: Int64, sequence_length: int, choice: Literal["all", "last"]
+) -> tuple[Int64, Int64]:
+    """Cut the training events of every user into windows of at most sequence_length + 1 events.
+
+    lengths: (users,) training events; offsets: (users,) where each user's events start. Returns (start, length) of the
+    windows, the length between 2 and sequence_length + 1. "all": a user with more than sequence_length + 1 events
+    loses the oldest (n mod (sequence_length + 1)) and the rest is cut without overlap; "last": only the newest
+    sequence_length + 1 events (released code; PAPER data protocol, "Training windows").
+    """
+    window = sequence_length + 1
+    if choice == "last":
+        size = np.minimum(lengths, window)
+        start, keep = offsets + lengths - size, size >= 2
+        return start[keep], size[keep]
+    count = np.maximum(lengths // window, 1)
+    size = np.minimum(lengths, window)
+    first = offsets + np.where(lengths > window, lengths % window, 0)
+    index = np.arange(count.sum()) - np.repeat(count.cumsum() - count, count)
+    start, size = np.repeat(first, count) + index * window, np.repeat(size, count)
+    keep = size >= 2
+    return start[keep], size[keep]
+
+
+def flat_ranges(starts: Int64, lengths: Int64) -> Int64:
+    """The integers start, start + 1, ... of each range, one range after another."""
+    before = lengths.cumsum() - lengths
+    return np.arange(lengths.sum()) + np.repeat(starts - before, lengths)
+
+
+def packed(dataset: Dataset, starts: Int64, lengths: Int64) -> PackedSequences:
+    """The events [start, start + length) of the data set's flat arrays, one sequence a range.
+
+    Every range must be followed by another event of the same user, whose time is the last event's next_timestamp.
+    """
+    rows = flat_ranges(starts, lengths)
+    return PackedSequences(
+        items=torch.from_numpy(dataset.items[rows].astype(np.int64)),
+        timestamps=torch.from_numpy(dataset.timestamps[rows].astype(np.int64)),
+        next_timestamps=torch.from_numpy(dataset.timestamps[rows + 1].astype(np.int64)),
+        offsets=torch.from_numpy(np.concatenate([[0], lengths.cumsum()])),
+        max_length=int(lengths.max()),
+    )
+
+
+class TrainingBatches:
+    """The batches of a run, by number: batch `step` is the same on every machine and after every restart."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        *,
+        sequence_length: int,
+        windows: Literal["all", "last"],
+        global_batch: int,
+        negatives: Negatives,
+        seed: int,
+    ) -> None:
+        lengths = np.asarray(dataset.split[:, 0], dtype=np.int64)
+        self.dataset, self.negatives, self.seed, self.global_batch = dataset, negatives, seed, global_batch
+        self.sequence_length = sequence_length
+        self.starts, self.lengths = training_windows(
+            lengths, np.asarray(dataset.offsets[:-1]), sequence_length, windows
+        )
+        self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Every window is seen once an epoch; the last batch may be smaller."""
+        return -(-len(self.starts) // self.global_batch)
+
+    def windows_of(self, step: int) -> Int64:
+        """Window numbers of the global batch `step`, in order."""
+        epoch, within = divmod(step, self.steps_per_epoch)
+        if epoch != self._epoch:
+            order = randomness.permutation(randomness.key(self.seed, Stream.WINDOW_ORDER, epoch), len(self.starts))
+            self._epoch, self._order = epoch, order.numpy()
+        return self._order[within * self.global_batch : (within + 1) * self.global_batch]
+
+    def batch(self, step: int, device: torch.device | str = "cpu") -> TrainingBatch:
+        chosen = self.windows_of(step)
+        starts, lengths = self.starts[chosen], self.lengths[chosen] - 1
+        sequences = packed(self.dataset, starts, lengths)
+        targets = torch.from_numpy(self.dataset.items[flat_ranges(starts + 1, lengths)].astype(np.int64))
+        sequences, targets = sequences.to(device), targets.to(device, non_blocking=True)
+        return TrainingBatch(sequences, targets, self._draw_negatives(step, sequences))
+
+    def _draw_negatives(self, step: int, sequences: PackedSequences) -> Tensor:
+        """Uniform over the catalogue, with replacement, the positives not excluded (the objective masks them)."""
+        device, count = sequences.items.device, self.negatives.count
+        each = torch.arange(count, device=device)
+        if self.negatives.sharing == "per_position":
+            place = sequences.segments * self.sequence_length + sequences.positions  # in the global batch
+            each = place[:, None] * count + each
+        key = randomness.key(self.seed, Stream.NEGATIVES, step)
+        return randomness.integers(key, each, self.dataset.item_count)

@@ -1,0 +1,254 @@
+"""A prepared data set: flat sequences and the split, memory-mapped, with its data card. Needs NumPy and pyarrow only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from benchmark.errors import UserError
+
+FORMAT_VERSION = 1
+Protocol = Literal["hllm", "meta"]
+Split = Literal["validation", "test"]
+Int32 = np.ndarray[Any, np.dtype[np.int32]]
+Int64 = np.ndarray[Any, np.dtype[np.int64]]
+
+# The columns of split.npy.
+TRAIN_END, VALIDATION, TEST = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A raw file that was read: its name, size and SHA-256."""
+
+    file: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Counts:
+    """items: the catalogue, that is, all candidates."""
+
+    users: int
+    items: int
+    interactions: int
+
+
+@dataclass(frozen=True)
+class SequenceLength:
+    """Events a user, held-out ones included."""
+
+    mean: float
+    median: float
+    max: int
+
+
+@dataclass(frozen=True)
+class DataCard:
+    """dataset.json: what the data set is, and what about its split a reader of results must know.
+
+    event_times: whether timestamps are times, and not only an order. training_interactions: events of all users'
+    training parts. tie_rate: share of rows that share (user, timestamp) with another row. tied_targets: share of users
+    whose test target has the timestamp of the event before it. unhittable_targets: for each split, the share of users
+    whose target already stands in their history (None without such targets). items_without_text: items of the
+    catalogue whose text fields are all empty. dropped: rows and users left out, by reason. filter: the filter's
+    settings or "none". created_by: versions of the packages that wrote the folder.
+    """
+
+    format_version: int
+    name: str
+    protocol: Protocol
+    counts: Counts
+    training_interactions: int
+    event_times: bool
+    tie_rate: float
+    tied_targets: float
+    unhittable_targets: dict[str, float | None]
+    sequence_length: SequenceLength
+    text_fields: list[str]
+    items_without_text: int
+    dropped: dict[str, int]
+    filter: dict[str, Any] | str
+    sources: list[SourceFile]
+    split_sha256: str
+    licence: str
+    terms: str | None
+    created_by: dict[str, str]
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> DataCard:
+        """Raises ValueError, KeyError or TypeError for anything but what to_json writes."""
+        content = json.loads(text)
+        if set(content) != {field.name for field in fields(cls)}:
+            raise ValueError("its keys are not those of a data card")
+        content["counts"] = Counts(**content["counts"])
+        content["sequence_length"] = SequenceLength(**content["sequence_length"])
+        content["sources"] = [SourceFile(**source) for source in content["sources"]]
+        return cls(**content)
+
+
+@dataclass(frozen=True)
+class TrainingSequences:
+    """All users' training events, one user after another.
+
+    offsets: (users + 1,) int64; items: (t,) int32; timestamps: (t,) int64.
+    """
+
+    offsets: Int64
+    items: Int32
+    timestamps: Int64
+
+
+@dataclass(frozen=True)
+class EvaluationCases:
+    """One entry a user who has a target, in user order; (m,) each.
+
+    history_start, history_end: the history is events [start, end) of the data set's flat arrays; the history of a test
+    case includes the validation event. request_timestamp: the time of the target event.
+    """
+
+    user: Int64
+    history_start: Int64
+    history_end: Int64
+    target: Int32
+    request_timestamp: Int64
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A prepared folder. items: (n,) int32 catalogue indices and timestamps: (n,) int64 of all events, by user and
+    time; user i's are [offsets[i], offsets[i + 1]) of them; split: (users, 3) int32, positions within the user's
+    events: training is [0, train_end), then the validation and the test event, -1 if there is none."""
+
+    folder: Path
+    card: DataCard
+    items: Int32
+    timestamps: Int64
+    offsets: Int64
+    split: Int32
+
+    @property
+    def user_count(self) -> int:
+        return self.card.counts.users
+
+    @property
+    def item_count(self) -> int:
+        return self.card.counts.items
+
+    def user_ids(self) -> list[str]:
+        """The users' ids, in index order."""
+        return self._column("users.parquet", "user_id")
+
+    def item_ids(self) -> list[str]:
+        """The items' ids, in index order."""
+        return self._column("items.parquet", "item_id")
+
+    def item_texts(self, fields: Sequence[str] | None = None) -> list[dict[str, str]]:
+        """For every item of the catalogue its fields, all or those named, in this order; empty ones are left out."""
+        names = self.card.text_fields if fields is None else fields
+        for name in names:
+            if name not in self.card.text_fields:
+                known = ", ".join(self.card.text_fields) or "none"
+                raise UserError(f"data set {self.card.name} has no text field {name!r}; its fields are: {known}")
+        columns = [self._column("items.parquet", name) for name in names]
+        texts: list[dict[str, str]] = [{} for _ in range(self.item_count)]
+        for name, column in zip(names, columns, strict=True):
+            for text, value in zip(texts, column, strict=True):
+                if value is not None:
+                    text[name] = value
+        return texts
+
+    def training_sequences(self) -> TrainingSequences:
+        """Every user's training events, copied together."""
+        kept = self._in_training()
+        ends = np.asarray(self.split[:, TRAIN_END], dtype=np.int64).cumsum()
+        return TrainingSequences(np.concatenate([[0], ends]), self.items[kept], self.timestamps[kept])
+
+    def training_frequency(self) -> Int64:
+        """(items,) int64: training events of each item of the catalogue."""
+        return np.bincount(self.items[self._in_training()], minlength=self.item_count)
+
+    def cases(self, split: Split) -> EvaluationCases:
+        """The targets to rank; users without one are left out."""
+        if split not in get_args(Split):
+            raise ValueError(f"split {split!r} is neither validation nor test")
+        position = np.asarray(self.split[:, VALIDATION if split == "validation" else TEST], dtype=np.int64)
+        users = np.flatnonzero(position >= 0)
+        start = self.offsets[users]
+        end = start + position[users]
+        return EvaluationCases(users, start, end, self.items[end], self.timestamps[end])
+
+    def _in_training(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """(n,) whether an event is in its user's training part."""
+        lengths = np.diff(self.offsets)
+        position = np.arange(len(self.items)) - np.repeat(self.offsets[:-1], lengths)
+        kept: np.ndarray[Any, np.dtype[np.bool_]] = position < np.repeat(self.split[:, TRAIN_END], lengths)
+        return kept
+
+    def _column(self, file: str, name: str) -> list[Any]:
+        values: list[Any] = pq.read_table(self.folder / file, columns=[name]).column(0).to_pylist()
+        return values
+
+
+def split_hash(
+    protocol: str,
+    item_ids: Iterable[str],
+    user_ids: Iterable[str],
+    offsets: Int64,
+    items: Int32,
+    timestamps: Int64,
+    split: Int32,
+) -> str:
+    """SHA-256 of everything that decides a result's data: the protocol, the ids in index order, and the arrays as
+    little-endian bytes. Each list of ids is preceded by its length; every id ends its line."""
+    digest = hashlib.sha256(f"hllm-bench split 1 {protocol}\n".encode("ascii"))
+    for ids in (list(item_ids), list(user_ids)):
+        digest.update(f"{len(ids)}\n".encode("ascii"))
+        for start in range(0, len(ids), 65_536):
+            digest.update("".join(f"{name}\n" for name in ids[start : start + 65_536]).encode())
+    for array, kind in ((offsets, "<i8"), (items, "<i4"), (timestamps, "<i8"), (split, "<i4")):
+        digest.update(np.ascontiguousarray(array, dtype=kind).data)
+    return digest.hexdigest()
+
+
+def load_dataset(folder: Path) -> Dataset:
+    """Open a prepared folder; arrays are memory-mapped, and read-only."""
+    mend = f"prepare it with `python -m benchmark prepare {folder.parent.name} --protocol {folder.name}`"
+    if not (folder / "dataset.json").is_file():
+        raise UserError(f"{folder} holds no prepared data set (no dataset.json); {mend}")
+    try:
+        card = DataCard.from_json((folder / "dataset.json").read_text(encoding="utf-8"))
+        if card.format_version != FORMAT_VERSION:
+            raise ValueError(f"its format is {card.format_version}, this version reads {FORMAT_VERSION}")
+        users, events = card.counts.users, card.counts.interactions
+        items = _array(folder / "items.npy", "<i4", (events,))
+        timestamps = _array(folder / "timestamps.npy", "<i8", (events,))
+        offsets = _array(folder / "offsets.npy", "<i8", (users + 1,))
+        split = _array(folder / "split.npy", "<i4", (users, 3))
+        for name, rows in (("users.parquet", users), ("items.parquet", card.counts.items)):
+            if pq.read_metadata(folder / name).num_rows != rows:
+                raise ValueError(f"{name} does not have {rows} rows")
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"the data set in {folder} is damaged or incomplete ({error}); {mend}") from error
+    return Dataset(folder, card, items, timestamps, offsets, split)
+
+
+def _array(path: Path, kind: str, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    if array.dtype != np.dtype(kind) or array.shape != shape:
+        raise ValueError(f"{path.name} is {array.dtype}{array.shape}, and not {np.dtype(kind)}{shape}")
+    return np.asarray(array)

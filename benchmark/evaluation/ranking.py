@@ -1,0 +1,144 @@
+"""The rank of each user's held-out item in the full catalogue: float32 scores, no sampling, ties counted by half."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from benchmark.data.batches import Int64, flat_ranges, packed
+from benchmark.data.dataset import Dataset, EvaluationCases
+from benchmark.files import write_atomically
+from benchmark.recommender import SequentialRecommender
+
+HistoryMask = Literal["whole", "truncated", "none"]
+
+
+@dataclass(frozen=True)
+class RankingSettings:
+    """sequence_length: events of the history that the method reads, the newest ones.
+
+    mask: which events of the history cannot be recommended: the user's "whole" history (protocol hllm), the
+    "truncated" one that the method reads (protocol meta), or "none" (RecBole's evaluation).
+    block_scores: float32 scores in memory at once; users are ranked in blocks of block_scores / catalogue size.
+    item_chunk: items embedded at once.
+    """
+
+    sequence_length: int
+    mask: HistoryMask = "whole"
+    block_scores: int = 1 << 25
+    item_chunk: int = 4096
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """One entry a case. rank: 1 + items scored higher + half the items that tie, the target itself left out.
+
+    A target that stands in the masked history cannot be recommended: hittable is False and its rank is one more than
+    the number of items that can.
+    """
+
+    rank: np.ndarray[tuple[int], np.dtype[np.float64]]
+    ties: np.ndarray[tuple[int], np.dtype[np.int32]]
+    hittable: np.ndarray[tuple[int], np.dtype[np.bool_]]
+
+
+def rank_block(scores: Tensor, targets: Tensor, masked_rows: Tensor, masked_items: Tensor) -> tuple[Tensor, ...]:
+    """Ranks from a block of scores, which is overwritten.
+
+    scores: (b, n) float32; targets: (b,) item indices; (masked_rows, masked_items): (m,) pairs that cannot be
+    recommended, repeats allowed. Returns (rank (b,) float64, ties (b,) int64, hittable (b,) bool).
+    """
+    rows = torch.arange(len(targets), device=scores.device)
+    target_scores = scores[rows, targets].clone()
+    scores[masked_rows, masked_items] = -torch.inf
+    hittable = ~torch.isneginf(scores[rows, targets])
+    candidates = scores.shape[1] - torch.isneginf(scores).sum(1)
+    greater = (scores > target_scores[:, None]).sum(1)
+    ties = (scores == target_scores[:, None]).sum(1) - 1
+    rank = torch.where(hittable, 1 + greater + ties / 2, (candidates + 1).to(torch.float64))
+    return rank.to(torch.float64), torch.where(hittable, ties, 0), hittable
+
+
+@torch.no_grad()
+def embed_catalogue(model: SequentialRecommender, size: int, chunk: int, device: torch.device) -> Tensor:
+    """(size, d) the embeddings of all items, as `embed_items` gives them."""
+    parts = [model.embed_items(torch.arange(i, min(i + chunk, size), device=device)) for i in range(0, size, chunk)]
+    return torch.cat(parts)
+
+
+def blocks(cases: EvaluationCases, size: int, settings: RankingSettings) -> Iterator[Int64]:
+    """Case numbers in blocks, users with histories of similar length together."""
+    per_block = max(1, settings.block_scores // size)
+    order = np.argsort(cases.history_end - cases.history_start, kind="stable")
+    for start in range(0, len(order), per_block):
+        yield order[start : start + per_block]
+
+
+@torch.no_grad()
+def rank_cases(
+    model: SequentialRecommender,
+    dataset: Dataset,
+    cases: EvaluationCases,
+    settings: RankingSettings,
+    device: torch.device | str = "cpu",
+    progress: Callable[[int], None] | None = None,
+) -> Ranks:
+    """Rank the target of every case. progress is called with the number of cases done after each block.
+
+    Raises ValueError if a score is not a finite number.
+    """
+    device, training = torch.device(device), model.training
+    model.eval()
+    items = embed_catalogue(model, dataset.item_count, settings.item_chunk, device)
+    comparable = model.comparable(items)
+    count = len(cases.target)
+    rank, ties, hittable = np.empty(count), np.empty(count, np.int32), np.empty(count, np.bool_)
+    for block in blocks(cases, dataset.item_count, settings):
+        start, end = cases.history_start[block], cases.history_end[block]
+        read = np.maximum(start, end - settings.sequence_length)
+        sequences = packed(dataset, read, end - read).to(device)
+        predicted = model.embed_histories(sequences, items[sequences.items])[sequences.last]
+        scores = model.comparable(predicted) @ comparable.T
+        if not torch.isfinite(scores).all():
+            raise ValueError("a score is not a finite number: the model's embeddings hold NaN or infinity")
+        rows, masked = _masked_pairs(dataset, start if settings.mask == "whole" else read, end, settings.mask)
+        targets = torch.from_numpy(cases.target[block].astype(np.int64)).to(device)
+        found = rank_block(scores, targets, rows.to(device), masked.to(device))
+        rank[block], ties[block], hittable[block] = (x.cpu().numpy() for x in found)
+        if progress:
+            progress(len(block))
+    model.train(training)
+    return Ranks(rank, ties, hittable)
+
+
+def _masked_pairs(dataset: Dataset, start: Int64, end: Int64, mask: HistoryMask) -> tuple[Tensor, Tensor]:
+    if mask == "none":
+        return torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64)
+    lengths = end - start
+    items = dataset.items[flat_ranges(start, lengths)].astype(np.int64)
+    return torch.from_numpy(np.repeat(np.arange(len(start)), lengths)), torch.from_numpy(items)
+
+
+def write_ranks(path: Path, dataset: Dataset, cases: EvaluationCases, ranks: Ranks) -> None:
+    """Write ranks.parquet, one row a user in the data set's order."""
+    frequency = dataset.training_frequency()[cases.target]
+    table = pa.table(
+        {
+            "user_id": pa.array(dataset.user_ids()).take(pa.array(cases.user)),
+            "target_item": pa.array(dataset.item_ids()).take(pa.array(cases.target)),
+            "rank": pa.array(ranks.rank, pa.float64()),
+            "ties": pa.array(ranks.ties, pa.int32()),
+            "history_length": pa.array((cases.history_end - cases.history_start).astype(np.int32)),
+            "target_frequency": pa.array(frequency.astype(np.int32)),
+            "hittable": pa.array(ranks.hittable),
+        }
+    )
+    write_atomically(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))

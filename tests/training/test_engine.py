@@ -1,0 +1,91 @@
+"""One step: in pieces as in one piece, in any item chunk, with the loss computed by hand."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from benchmark.data.batches import TrainingBatch
+from benchmark.recommender import PackedSequences, SequentialRecommender
+from benchmark.training.engine import Engine
+from benchmark.training.objectives import InfoNCE, Temperature
+
+
+class Averager(SequentialRecommender):
+    """Item vectors through a linear layer (with dropout, to see it replayed); the next item is a layer of this one."""
+
+    def __init__(self, items=20, width=6, dropout=0.0):
+        super().__init__()
+        self.table, self.encode = nn.Embedding(items, width), nn.Linear(width, width)
+        self.step, self.dropout = nn.Linear(width, width), nn.Dropout(dropout)
+
+    def embed_items(self, items):
+        return self.dropout(self.encode(self.table(items)).tanh())
+
+    def embed_histories(self, sequences, items):
+        return self.step(items)
+
+
+def one_batch():
+    generator = torch.Generator().manual_seed(5)
+    items = torch.randint(0, 20, (10,), generator=generator)
+    sequences = PackedSequences(items, items, items, torch.tensor([0, 3, 10]), 7)
+    targets, negatives = (torch.randint(0, 20, (n,), generator=generator) for n in (10, 8))
+    return TrainingBatch(sequences, targets, negatives)
+
+
+def after_one_step(chunk, dropout=0.0):
+    torch.manual_seed(0)
+    model, objective = Averager(dropout=dropout), InfoNCE(Temperature())
+    parameters = [*model.parameters(), *objective.parameters()]
+    engine = Engine(
+        model, objective, torch.optim.SGD(parameters, lr=0.0), device=torch.device("cpu"), bf16=False, item_chunk=chunk
+    )
+    figures = engine.step(one_batch())
+    return float(figures.loss), [p.grad.clone() for p in parameters]
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 100])
+def test_chunks_give_the_loss_and_gradients_of_one_piece(chunk):
+    loss, gradients = after_one_step(None)
+    chunked_loss, chunked = after_one_step(chunk)
+    assert chunked_loss == pytest.approx(loss, abs=1e-6)
+    for a, b in zip(gradients, chunked, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+
+
+def test_dropout_is_the_same_in_both_passes_over_a_chunk():
+    """With other masks in the second pass, the gradients would not be those of the loss: a finite difference tells."""
+    torch.manual_seed(0)
+    model, objective = Averager(dropout=0.5).double(), InfoNCE(Temperature()).double()
+    model.comparable = lambda x: F.normalize(x, dim=-1)  # the base class computes in float32, too coarse here
+    weight = model.encode.weight
+    engine = Engine(
+        model, objective, torch.optim.SGD(model.parameters(), lr=0.0), device=torch.device("cpu"), bf16=False,
+        item_chunk=4,
+    )  # fmt: skip
+
+    def loss():
+        torch.manual_seed(9)
+        return float(engine.step(one_batch()).loss)
+
+    loss()
+    gradient, small = weight.grad[1, 2].item(), 1e-6
+    weight.data[1, 2] += small
+    above = loss()
+    weight.data[1, 2] -= 2 * small
+    assert gradient == pytest.approx((above - loss()) / (2 * small), rel=1e-4)
+
+
+def test_the_loss_is_that_of_a_plain_loop():
+    torch.manual_seed(0)
+    model, batch = Averager(), one_batch()
+    scale = torch.tensor(1 / 0.07)
+    vectors = F.normalize(model.embed_items(torch.arange(20)), dim=-1)
+    predicted = F.normalize(model.step(model.embed_items(batch.sequences.items)), dim=-1)
+    losses = []
+    for p, target in zip(predicted, batch.targets, strict=True):
+        kept = [n for n in batch.negatives if vectors[n] @ vectors[target] <= 0.99]
+        logits = torch.stack([p @ vectors[target], *(p @ vectors[n] for n in kept)]) * scale
+        losses.append(F.cross_entropy(logits[None], torch.tensor([0])))
+    assert after_one_step(None)[0] == pytest.approx(float(torch.stack(losses).mean()), rel=1e-5)

@@ -1,0 +1,50 @@
+"""The runs that the configuration resolves to; every mistake in it is reported before anything starts."""
+
+import sys
+
+from benchmark.errors import UserError
+from benchmark.experiments import Configuration
+
+KNOWN_OPTIONS = {"preset", "seeds"}
+
+
+def planned():
+    if unknown := sorted(set(config) - KNOWN_OPTIONS):
+        raise UserError(f"--config has no option {unknown[0]!r}; it has: {', '.join(sorted(KNOWN_OPTIONS))}")
+    seeds = None
+    if "seeds" in config:
+        try:
+            seeds = [int(seed) for seed in str(config["seeds"]).split(",")]
+        except ValueError:
+            raise UserError(f"--config seeds={config['seeds']} is not a list of whole numbers such as seeds=1,2,3")
+    configuration = Configuration(Path("config"))
+    names = configuration.tables(PRESET)
+    configuration.preset(PRESET)
+    return {name: configuration.plan(name, PRESET, seeds) for name in names}
+
+
+PRESET = str(config.get("preset", "laptop"))
+try:
+    PLANS = planned()
+except UserError as error:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(1)
+
+RUNS = {run.id: run for plan in PLANS.values() for run in plan.runs()}
+RESULTS = f"results/{PRESET}"
+SEEDS = f"--seeds {config['seeds']}" if "seeds" in config else ""
+
+
+def table_files(name):
+    return [f"{RESULTS}/{name}.{kind}" for kind in ("csv", "md", "tex", "html")]
+
+
+def data_folder(run):
+    return f"data/{run.dataset}/{run.protocol}"
+
+
+wildcard_constraints:
+    run="[A-Za-z0-9_.-]+",
+    dataset="[A-Za-z0-9_-]+",
+    protocol="hllm|meta",
+    table="[a-z0-9_]+",

@@ -1,0 +1,23 @@
+rule prepare:
+    "Reads a data set's raw files, checks them, and writes sequences, split and data card."
+    output:
+        "data/{dataset}/{protocol}/dataset.json",
+    log:
+        "data/{dataset}/{protocol}/prepare.log",
+    threads: 2
+    shell:
+        "python -m benchmark prepare {wildcards.dataset} --protocol {wildcards.protocol} 2> >(tee {log:q} >&2)"
+
+
+rule tokenize:
+    "Turns the items' texts into tokens, once a data set and text setting."
+    input:
+        "data/{dataset}/{protocol}/dataset.json",
+        run=lambda wildcards: f"{RESULTS}/runs/{TOKENIZING_RUN[(wildcards.dataset, wildcards.protocol, wildcards.tokens)]}/run.yaml",
+    output:
+        "data/{dataset}/{protocol}/{tokens}/tokens.json",
+    log:
+        "data/{dataset}/{protocol}/{tokens}.log",
+    threads: 2
+    shell:
+        "python -m benchmark tokenize {input.run:q} 2> >(tee {log:q} >&2)"

@@ -1,0 +1,25 @@
+rule table:
+    "Computes a table with intervals and tests from the ranks of its runs, and prints it."
+    input:
+        ranks=lambda wildcards: [f"{RESULTS}/runs/{run.id}/ranks.parquet" for run in PLANS[wildcards.table].runs()],
+        metrics=lambda wildcards: [f"{RESULTS}/runs/{run.id}/metrics.csv" for run in PLANS[wildcards.table].runs()],
+        provenance=lambda wildcards: [f"{RESULTS}/runs/{run.id}/provenance.json" for run in PLANS[wildcards.table].runs()],
+    output:
+        RESULTS + "/{table}.csv",
+        RESULTS + "/{table}.md",
+        RESULTS + "/{table}.tex",
+        RESULTS + "/{table}.html",
+    params:
+        seeds=SEEDS,
+    shell:
+        "python -m benchmark table {wildcards.table} --preset {PRESET} {params.seeds}"
+
+
+# The names that people type: table7, scaling_item, ...
+for _name in PLANS:
+
+    rule:
+        name:
+            _name
+        input:
+            table_files(_name),
