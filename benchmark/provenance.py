@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import resource
 import subprocess
@@ -29,7 +30,10 @@ PACKAGES = (
 
 
 def git_revision() -> str:
-    """The commit of the code, with "+changes" when the working tree differs from it; "unknown" outside a checkout."""
+    """The commit of the code, with "+changes" when the working tree differs from it.
+
+    Outside a checkout (a container, a copy on another machine) it is what HLLM_BENCH_REVISION says, or "unknown".
+    """
     root = Path(__file__).parent.parent
 
     def ask(*arguments: str) -> str:
@@ -39,7 +43,7 @@ def git_revision() -> str:
         revision = ask("rev-parse", "HEAD").strip()
         changed = ask("status", "--porcelain", "--untracked-files=no").strip()
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return os.environ.get("HLLM_BENCH_REVISION", "unknown")
     return revision + ("+changes" if changed else "")
 
 

@@ -64,13 +64,10 @@ class PackedSequences:
         return self.offsets[1:] - 1
 
     def to(self, device: torch.device | str) -> PackedSequences:
-        return PackedSequences(
-            *(
-                x.to(device, non_blocking=True)
-                for x in (self.items, self.timestamps, self.next_timestamps, self.offsets)
-            ),
-            max_length=self.max_length,
+        items, timestamps, next_timestamps, offsets = (
+            x.to(device, non_blocking=True) for x in (self.items, self.timestamps, self.next_timestamps, self.offsets)
         )
+        return PackedSequences(items, timestamps, next_timestamps, offsets, self.max_length)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A prepared data set: flat sequences and the split, memory-mapped, with its data card. Needs NumPy and pyarrow only."""
+"""A prepared data set: flat sequences and the split, memory-mapped, with its card. Needs NumPy and pyarrow only."""
 
 from __future__ import annotations
 

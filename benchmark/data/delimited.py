@@ -163,7 +163,13 @@ def _read_plain(
     """Parse a file with one record a line; None if polars sees it otherwise."""
     try:
         frame = pl.read_csv(
-            path, has_header=False, skip_lines=1, separator=form.separator, quote_char=None, infer_schema=False
+            path,
+            has_header=False,
+            skip_lines=1,
+            separator=form.separator,
+            quote_char=None,
+            infer_schema=False,
+            glob=False,
         )
     except pl.exceptions.PolarsError:
         return None  # such as a line that is too long and another one too short
@@ -206,8 +212,8 @@ def _good_records(
             column = _broken_column(path, line, reader.line_num, header)
             if "unexpected end of data" in str(error):
                 raise UserError(
-                    f"{path}, line {line}, column {column}: a quotation mark is opened and never closed, so that the rest "
-                    "of the file would be lost; close it"
+                    f"{path}, line {line}, column {column}: a quotation mark is opened and never closed, so that "
+                    "the rest of the file would be lost; close it"
                 ) from error
             found = "after a closing quotation mark stands more text (a quotation mark in a field is written twice)"
             bad.reject(path, line, column, "broken quoting (lines)", found, reader.line_num + 1 - line)

@@ -4,7 +4,8 @@ definition and the protocol alone, to the byte."""
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, get_args
@@ -27,7 +28,6 @@ from benchmark.data.dataset import (
     split_hash,
 )
 from benchmark.data.delimited import BadRows, OnBadRows
-from benchmark.data.raw_tables import RawTables
 from benchmark.data.sources import DatasetDefinition, ExpectedCounts, OnePassFilter
 from benchmark.errors import UserError
 from benchmark.files import write_atomically
@@ -92,8 +92,8 @@ def prepare(definition: DatasetDefinition, protocol: str, output_folder: Path, o
     events = _without_short_users(events, SHORTEST[protocol], dropped)
     if not len(events.users):
         raise UserError(
-            f"data set {definition.name}: no user has the {SHORTEST[protocol]} interactions that protocol {protocol} needs"
-            + (" after the filter" if definition.filter else "")
+            f"data set {definition.name}: no user has the {SHORTEST[protocol]} interactions that protocol {protocol} "
+            "needs; add interactions or loosen `filter`"
         )
     if protocol == "hllm":
         candidates = _present(events.items, len(item_ids))
@@ -235,14 +235,14 @@ def _write(
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror}); name a folder that can") from error
     for name, array in arrays.items():
-        write_atomically(folder / f"{name}.npy", lambda path, array=array: _save(path, array))
+        write_atomically(folder / f"{name}.npy", partial(_save, array))
     write_atomically(folder / "users.parquet", user_ids.to_frame("user_id").write_parquet)
     write_atomically(folder / "items.parquet", items.write_parquet)
     write_atomically(folder / "dataset.json", lambda path: path.write_text(card.to_json(), encoding="utf-8"))
     return card
 
 
-def _save(path: Path, array: np.ndarray[Any, Any]) -> None:
+def _save(array: np.ndarray[Any, Any], path: Path) -> None:
     with path.open("wb") as file:  # given a name, np.save would add .npy to it
         np.save(file, array, allow_pickle=False)
 

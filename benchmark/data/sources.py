@@ -102,7 +102,7 @@ def _package_folder(package: str, folder: Path) -> Path:
 
 
 def load_definitions(path: Path) -> dict[str, DatasetDefinition]:
-    """The data sets of a file such as config/datasets.yaml, by name; every mistake is a UserError that names the key."""
+    """The data sets of a file such as config/datasets.yaml, by name; a UserError names every wrong key."""
     definitions = {}
     for name, entry in read_yaml(path).items():
         where = f"{path}, data set {name}"

@@ -90,18 +90,24 @@ class InfoNCE(nn.Module):
     def _per_position(
         self, predicted: Tensor, positive: Tensor, table: Tensor, positives: Tensor, negatives: Tensor, ids: Tensor
     ) -> tuple[Tensor, Tensor]:
-        step = max(1, _PAIRS_AT_ONCE // negatives.shape[1])
-        scores, similar = [], []
-        for start in range(0, len(predicted), step):
-            part = slice(start, start + step)
-            vectors = F.embedding(negatives[part], table)  # (c, n, d)
-            scores.append(torch.einsum("cd,cnd->cn", predicted[part], vectors))
-            with torch.no_grad():
-                if self.masking in ("cosine", "both"):
-                    similar.append(torch.einsum("cd,cnd->cn", positive[part], vectors) > self.similar_threshold)
+        scores = _scores_of_own(predicted, table, negatives)
         masked = torch.zeros_like(negatives, dtype=torch.bool)
         if self.masking in ("cosine", "both"):
-            masked |= torch.cat(similar)
+            with torch.no_grad():
+                masked |= _scores_of_own(positive, table, negatives) > self.similar_threshold
         if self.masking in ("id", "both"):
             masked |= ids[positives][:, None] == ids[negatives]
-        return torch.cat(scores), masked
+        return scores, masked
+
+
+def _scores_of_own(vectors: Tensor, table: Tensor, chosen: Tensor) -> Tensor:
+    """vectors: (t, d); table: (u, d); chosen: (t, n) rows of table -> (t, n) dot products of each vector with its own.
+
+    With few distinct items all products are made and n of them picked; with many, the n vectors are gathered. What
+    decides is which of the two writes less to memory.
+    """
+    if table.shape[0] <= chosen.shape[1] * table.shape[1]:
+        return (vectors @ table.T).gather(1, chosen)
+    step = max(1, _PAIRS_AT_ONCE // chosen.shape[1])
+    parts = zip(vectors.split(step), chosen.split(step), strict=True)
+    return torch.cat([torch.einsum("cd,cnd->cn", part, F.embedding(own, table)) for part, own in parts])
