@@ -16,6 +16,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, model_validator
 
+from benchmark.data.sources import load_definitions
 from benchmark.errors import UserError
 from benchmark.settings import Settings, read_yaml, validated
 
@@ -234,12 +235,12 @@ class Configuration:
         return [name for name in names if preset in self.table(name).presets]
 
     def dataset_definition(self, name: str) -> dict[str, Any]:
+        """What decides a data set's content; licence and terms do not."""
         path = self.folder / "datasets.yaml"
-        definitions = read_yaml(path)
+        definitions = load_definitions(path)
         if name not in definitions:
             raise UserError(f"{path} has no data set {name!r}; it has: {', '.join(sorted(definitions))}")
-        definition: dict[str, Any] = definitions[name]
-        return definition
+        return definitions[name].model_dump(mode="json", exclude={"licence", "terms"})
 
     def plan(self, table: str, preset: str, seeds: Iterable[int] | None = None) -> PlannedTable:
         """Resolve every run of a table on a preset; seeds: instead of the preset's."""

@@ -12,22 +12,23 @@ from benchmark.errors import UserError
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Call write(temporary path in the same folder), flush it to disk and rename it to path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    temporary = Path(name)
+    temporary: Path | None = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        os.close(handle)
+        temporary = Path(name)
         write(temporary)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.chmod(0o644)  # mkstemp makes it readable by its owner alone
         temporary.replace(path)
     except OSError as error:
-        raise UserError(
-            f"{path} could not be written: {error.strerror or error}; free space or mend the folder"
-        ) from error
+        reason = error.strerror or str(error)
+        raise UserError(f"{path} could not be written: {reason}; free space or mend the folder") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -12,7 +12,7 @@ from benchmark.settings import read_yaml
 ROOT = Path(__file__).parent.parent
 
 FILES = {
-    "datasets.yaml": {"small": {"reader": "csv", "folder": "raw"}},
+    "datasets.yaml": {"small": {"reader": "csv", "folder": "raw", "licence": "generated"}},
     "methods/walker.yaml": {"label": "Walker", "class": "baselines.x.X", "model": {"width": 4}, "source": "none"},
     "presets/tiny.yaml": {
         "description": "tests",
@@ -74,6 +74,7 @@ def test_the_id_covers_what_decides_the_result_and_nothing_else(tmp_path):
     def slower(files):
         files["presets/tiny.yaml"]["execution"] = {"threads": 2, "item_chunk": 64, "device": "cpu"}
         files["presets/tiny.yaml"]["description"] = "other words"
+        files["datasets.yaml"]["small"]["licence"] = "other words"
 
     assert configuration(tmp_path, slower).plan("table9", "tiny").runs()[0].id == first.id
     for key, value in [("epochs", 4), ("global_batch", 8), ("negatives", {"count": 9})]:

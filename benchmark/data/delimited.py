@@ -66,15 +66,13 @@ class Format:
 
 @dataclass(frozen=True)
 class _Bytes:
-    """What the bytes of a file tell before it is parsed."""
+    """What the bytes of a file tell before it is parsed. one_record_a_line: it is UTF-8 without quoting, lines end with
+    a newline (after a carriage return or not), and every line has as many separators as it should."""
 
     source: SourceFile
     is_utf8: bool
-    quotes: int
-    separators: int
-    newlines: int
-    only_newlines_end_lines: bool
-    ends_with_newline: bool
+    lines: int
+    one_record_a_line: bool
 
 
 def read_table(path: Path, form: Format, columns: Sequence[str], bad: BadRows) -> tuple[pl.DataFrame, SourceFile]:
@@ -83,18 +81,11 @@ def read_table(path: Path, form: Format, columns: Sequence[str], bad: BadRows) -
     Rows keep the file's order. A missing, repeated or empty column name and an empty file are errors in either mode.
     """
     header, header_lines = read_header(path, form)
-    facts = _inspect(path, form)
     if missing := [name for name in columns if name not in header]:
         raise UserError(f"{path}, line 1: there is no column {missing[0]}; it has: {', '.join(header)}")
-    lines = facts.newlines - header_lines + (not facts.ends_with_newline)
-    one_record_a_line = (
-        (form.kind == "atomic" or facts.quotes == 0)
-        and facts.is_utf8
-        and facts.only_newlines_end_lines
-        and facts.separators == (lines + 1) * (len(header) - 1)
-        and len(header) > 1
-    )
-    frame = _read_plain(path, form, header, columns, lines) if one_record_a_line and lines else None
+    facts = _inspect(path, form, len(header))
+    plain = facts.one_record_a_line and facts.lines > header_lines
+    frame = _read_plain(path, form, header, columns, facts.lines - header_lines) if plain else None
     if frame is None:
         frame = _read_records(path, form, header, columns, facts.is_utf8, bad)
     return frame, facts.source
@@ -125,23 +116,31 @@ def read_header(path: Path, form: Format) -> tuple[list[str], int]:
     return names, lines
 
 
-def _inspect(path: Path, form: Format) -> _Bytes:
-    """Hash a file and count the bytes that decide how it can be parsed."""
-    digest, decoder, is_utf8 = hashlib.sha256(), codecs.getincrementaldecoder("utf-8")(), True
-    size = quotes = separators = newlines = returns = pairs = 0
+def _inspect(path: Path, form: Format, width: int) -> _Bytes:
+    """Hash a file and look at the bytes that decide how it can be parsed; width: fields of a record."""
+    digest, decoder, is_utf8, plain = hashlib.sha256(), codecs.getincrementaldecoder("utf-8")(), True, True
+    marks = form.separator.encode() + b"\n"  # without quoting, these come in the same order in every line
+    others = bytes(set(range(256)) - set(marks))
+    record = marks[:1] * (width - 1) + b"\n"
+    pattern = record * (_BLOCK // width + 2)
+    size = lines = place = 0
     block = b""
     with path.open("rb") as file:
         while new := file.read(_BLOCK):
             block = new if new[-1:] != b"\r" else new + file.read(1)  # never part a carriage return from its newline
             digest.update(block)
-            size, quotes = size + len(block), quotes + block.count(b'"')
-            separators += block.count(form.separator.encode())
-            newlines, returns = newlines + block.count(b"\n"), returns + block.count(b"\r")
-            pairs += block.count(b"\r\n") if b"\r" in block else 0
+            size, lines = size + len(block), lines + block.count(b"\n")
             is_utf8 = is_utf8 and _decodes(decoder, block)
+            if plain:
+                found = block.translate(None, others)
+                plain = found == pattern[place : place + len(found)]
+                place = (place + len(found)) % width
+                plain = plain and block.count(b"\r") == block.count(b"\r\n")
+                plain = plain and (form.kind == "atomic" or b'"' not in block)
     is_utf8 = is_utf8 and _decodes(decoder, b"", final=True)
-    source = SourceFile(path.name, size, digest.hexdigest())
-    return _Bytes(source, is_utf8, quotes, separators, newlines, returns == pairs, block[-1:] == b"\n")
+    unended = block[-1:] != b"\n"
+    plain = plain and is_utf8 and width > 1 and place == (width - 1 if unended else 0)
+    return _Bytes(SourceFile(path.name, size, digest.hexdigest()), is_utf8, lines + unended, plain)
 
 
 def _decodes(decoder: codecs.IncrementalDecoder, block: bytes, final: bool = False) -> bool:

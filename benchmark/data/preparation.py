@@ -231,6 +231,7 @@ def _write(
         **_facts(sequences),
     )
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / "dataset.json").unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror}); name a folder that can") from error
@@ -238,7 +239,9 @@ def _write(
         write_atomically(folder / f"{name}.npy", partial(_save, array))
     write_atomically(folder / "users.parquet", user_ids.to_frame("user_id").write_parquet)
     write_atomically(folder / "items.parquet", items.write_parquet)
-    write_atomically(folder / "dataset.json", lambda path: path.write_text(card.to_json(), encoding="utf-8"))
+    write_atomically(
+        folder / "dataset.json", lambda path: path.write_text(card.to_json(), encoding="utf-8", newline="\n")
+    )
     return card
 
 

@@ -7,17 +7,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from benchmark.errors import UserError
-from benchmark.settings import read_yaml, validated
+from benchmark.settings import Settings, read_yaml, validated
 
 
-class _Entry(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class OnePassFilter(_Entry):
+class OnePassFilter(Settings):
     """Keep the rows whose item has at least item_count rows and whose user has at least user_count, both counted
     before anything is dropped; then drop the users left with fewer than user_count. Not iterated: an item may end
     below item_count (released HLLM code and Meta's generative-recommenders, Amazon Books)."""
@@ -27,7 +23,7 @@ class OnePassFilter(_Entry):
     user_count: int = Field(ge=1)
 
 
-class ExpectedCounts(_Entry):
+class ExpectedCounts(Settings):
     """Counts after the filter and before a protocol drops its short users; a deviation stops the preparation.
 
     items: those with an interaction. candidates_meta: the catalogue under protocol meta.
@@ -45,10 +41,12 @@ def _none_as_null(value: object) -> object:
 
 def _list_as_mapping(value: object) -> object:
     """`[title, tag]` is short for `{title: title, tag: tag}`."""
-    return {name: name for name in value} if isinstance(value, list) else value
+    if isinstance(value, list) and all(isinstance(name, str) for name in value):
+        return {name: name for name in value}
+    return value
 
 
-class DatasetDefinition(_Entry):
+class DatasetDefinition(Settings):
     """One entry of config/datasets.yaml.
 
     folder: where the raw files are, relative to the current folder, or within an installed package if one is named.

@@ -25,8 +25,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from benchmark.atomic import write_text
 from benchmark.errors import UserError
+from benchmark.files import write_text
 
 Float64 = NDArray[np.float64]
 Int32 = NDArray[np.int32]
@@ -44,19 +44,19 @@ class Metric:
     """A metric as its name says it: "recall@10", "ndcg@200" or "mrr", which has no cutoff."""
 
     kind: Literal["recall", "ndcg", "mrr"]
-    cutoff: int | None
+    cutoff: int | None = None
 
     @staticmethod
     def parse(name: str) -> Metric:
         if name == "mrr":
-            return Metric("mrr", None)
+            return Metric("mrr")
         if match := re.fullmatch(r"(recall|ndcg)@([1-9][0-9]*)", name):
             return Metric("recall" if match[1] == "recall" else "ndcg", int(match[2]))
         raise UserError(f"metric {name!r} is not known: write recall@K or ndcg@K with a whole number K >= 1, or mrr")
 
     def values(self, ranks: Float64) -> Float64:
         """The metric of each rank, in the shape of ranks; an infinite rank gives 0."""
-        if self.kind == "mrr":
+        if self.cutoff is None:
             return 1 / ranks
         hit = ranks <= self.cutoff
         if self.kind == "recall":

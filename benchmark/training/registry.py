@@ -42,7 +42,7 @@ def model_settings(path: str, settings: Mapping[str, Any], where: str) -> Any:
         raise UserError(f"{where}: {problems}") from error
 
 
-def _unknown_keys(kind: type[Any], settings: Mapping[str, Any], prefix: str) -> str:
+def _unknown_keys(kind: Any, settings: Mapping[str, Any], prefix: str) -> str:
     hints = typing.get_type_hints(kind)
     for key, value in settings.items():
         if key not in hints:
@@ -52,7 +52,7 @@ def _unknown_keys(kind: type[Any], settings: Mapping[str, Any], prefix: str) -> 
             isinstance(value, Mapping)
             and len(inner) == 1
             and (found := _unknown_keys(inner[0], value, f"{prefix}.{key}"))
-        ):  # type: ignore[arg-type]
+        ):
             return found
     return ""
 

@@ -179,7 +179,7 @@ class Trainer:
             "step": float(progress.step),
             "loss": progress.epoch_loss / steps,
             "surviving_negatives": progress.epoch_surviving / steps,
-            "temperature": math.exp(-float(self.objective.logit_scale)),
+            "temperature": math.exp(-self.objective.logit_scale.item()),
             "learning_rate": self.optimizer.param_groups[0]["lr"],
         }
         progress.epoch_loss = progress.epoch_surviving = 0.0

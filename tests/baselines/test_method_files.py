@@ -11,7 +11,7 @@ from benchmark.recommender import Catalogue
 from benchmark.training.registry import build
 
 FILES = Path(__file__).parents[2] / "config" / "methods"
-NAMES = ["popularity", "sasrec", "sasrec-meta", "hstu-hllm", "hstu"]
+NAMES = ["popularity", "sasrec", "sasrec-meta", "hstu-hllm", "hstu", "recbole-sasrec"]
 
 
 @pytest.mark.parametrize("name", NAMES)

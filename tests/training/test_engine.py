@@ -88,4 +88,4 @@ def test_the_loss_is_that_of_a_plain_loop():
         kept = [n for n in batch.negatives if vectors[n] @ vectors[target] <= 0.99]
         logits = torch.stack([p @ vectors[target], *(p @ vectors[n] for n in kept)]) * scale
         losses.append(F.cross_entropy(logits[None], torch.tensor([0])))
-    assert after_one_step(None)[0] == pytest.approx(float(torch.stack(losses).mean()), rel=1e-5)
+    assert after_one_step(None)[0] == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)

@@ -2,6 +2,7 @@
 
 import sys
 
+from benchmark.data.text import TextSettings, tokens_folder
 from benchmark.errors import UserError
 from benchmark.experiments import Configuration
 
@@ -31,6 +32,7 @@ except UserError as error:
     sys.exit(1)
 
 RUNS = {run.id: run for plan in PLANS.values() for run in plan.runs()}
+TABLE_OF = {run.id: name for name, plan in PLANS.items() for run in plan.runs()}
 RESULTS = f"results/{PRESET}"
 SEEDS = f"--seeds {config['seeds']}" if "seeds" in config else ""
 
@@ -43,8 +45,19 @@ def data_folder(run):
     return f"data/{run.dataset}/{run.protocol}"
 
 
+def token_files(run):
+    if run.text is None:
+        return []
+    return [str(tokens_folder(Path(data_folder(run)), TextSettings.from_mapping(run.text)) / "tokens.json")]
+
+
+# One run whose settings a token store is made from; all runs that share it say the same of it.
+TOKENIZING_RUN = {path: run.id for run in RUNS.values() for path in token_files(run)}
+
+
 wildcard_constraints:
     run="[A-Za-z0-9_.-]+",
     dataset="[A-Za-z0-9_-]+",
     protocol="hllm|meta",
     table="[a-z0-9_]+",
+    tokens="tokens-[0-9a-f]+",

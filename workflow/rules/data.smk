@@ -12,8 +12,10 @@ rule prepare:
 rule tokenize:
     "Turns the items' texts into tokens, once a data set and text setting."
     input:
-        "data/{dataset}/{protocol}/dataset.json",
-        run=lambda wildcards: f"{RESULTS}/runs/{TOKENIZING_RUN[(wildcards.dataset, wildcards.protocol, wildcards.tokens)]}/run.yaml",
+        data="data/{dataset}/{protocol}/dataset.json",
+        run=lambda wildcards: ancient(
+            f"{RESULTS}/runs/{TOKENIZING_RUN['data/{dataset}/{protocol}/{tokens}/tokens.json'.format(**wildcards)]}/run.yaml"
+        ),
     output:
         "data/{dataset}/{protocol}/{tokens}/tokens.json",
     log:

@@ -1,0 +1,67 @@
+"""Numbers that papers and repositories published, from results/published/*.csv."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmark.errors import UserError
+
+
+@dataclass(frozen=True)
+class PublishedRow:
+    """metrics: as fractions; digits: as the file writes them, in percent.
+
+    improvement (in percent), negatives and batch: as the file writes them, empty where it has none.
+    """
+
+    metrics: dict[str, float]
+    digits: dict[str, str]
+    improvement: str = ""
+    negatives: str = ""
+    batch: str = ""
+
+    @property
+    def decimals(self) -> int:
+        """Digits after the point, of the metric that has most."""
+        return max((len(text.partition(".")[2]) for text in self.digits.values()), default=0)
+
+
+def find_published(path: Path, wanted: Mapping[str, str], metrics: Sequence[str]) -> PublishedRow:
+    """The one row whose columns hold what is wanted, such as {"dataset": "Books", "negatives": "512"}."""
+    rows = _read(path)
+    asked = ", ".join(f"{column}={value}" for column, value in wanted.items())
+    for column in wanted:
+        if column not in rows[0]:
+            raise UserError(f"{path} has no column {column!r} for the published numbers; it has: {', '.join(rows[0])}")
+    found = [row for row in rows if all(row[column] == value for column, value in wanted.items())]
+    if len(found) != 1:
+        raise UserError(f"{path} has {len(found)} rows with {asked}; name columns and values that pick out one row")
+    digits = {name: found[0][name] for name in metrics if found[0].get(name)}
+    fractions = {}
+    for name, text in digits.items():
+        try:
+            fractions[name] = float(f"{text}e-2")  # the nearest float, which dividing by 100 can miss
+        except ValueError:
+            fractions[name] = math.nan
+        if not math.isfinite(fractions[name]):
+            raise UserError(f"{path}, row with {asked}: {name} is {text!r} and must be a number in percent")
+    others = (found[0].get(column, "") for column in ("improvement_percent", "negatives", "batch_size"))
+    return PublishedRow(fractions, digits, *others)
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    try:
+        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline=""), restval="")
+        rows = [{key: value for key, value in row.items() if key is not None} for row in reader]
+    except FileNotFoundError as error:
+        raise UserError(f"{path} with the published numbers does not exist; mend the table's `published`") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} with the published numbers is not UTF-8 text") from error
+    if not rows:
+        raise UserError(f"{path} with the published numbers has no row")
+    return rows

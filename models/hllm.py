@@ -1,0 +1,65 @@
+"""HLLM (arXiv 2409.12740): an Item LLM turns texts into embeddings, a User LLM predicts the next one.
+
+Both are any language model of transformers, unmodified, trained together end to end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from benchmark.recommender import Catalogue, PackedSequences, SequentialRecommender
+from models.item_llm import ItemLLM, Pooling
+from models.pretrained import BackboneSettings, check_length, load_backbone, width
+from models.user_llm import UserInput, UserLLM
+
+
+@dataclass(frozen=True)
+class HLLMSettings:
+    """pooling: how a text becomes one vector. share_models: the item model serves both roles, and user_model is not
+    looked at. user_inputs: what the User LLM reads, summed; the paper's model reads text alone."""
+
+    item_model: BackboneSettings = field(default_factory=BackboneSettings)
+    user_model: BackboneSettings = field(default_factory=BackboneSettings)
+    pooling: Pooling = "item_token"
+    share_models: bool = False
+    user_inputs: tuple[UserInput, ...] = ("text",)
+
+
+class HLLM(SequentialRecommender):
+    """Weights are float32; under autocast the matrix products are what it says."""
+
+    Settings = HLLMSettings
+    similarity = "cosine"
+    tokens: Tensor
+    token_offsets: Tensor
+
+    def __init__(self, catalogue: Catalogue, sequence_length: int, settings: HLLMSettings) -> None:
+        super().__init__()
+        if catalogue.tokens is None or catalogue.token_offsets is None:
+            raise ValueError("HLLM reads texts: give the method a `text` section, so that the items are tokenized")
+        # Not persistent: texts belong to the data set, and a checkpoint is read with the data set at hand.
+        self.register_buffer("tokens", catalogue.tokens, persistent=False)
+        self.register_buffer("token_offsets", catalogue.token_offsets, persistent=False)
+        lengths = catalogue.token_offsets.diff()
+        if settings.pooling == "mean" and (empty := int((lengths == 0).sum())):
+            raise ValueError(f"{empty} items have no token to average: set pooling to item_token")
+
+        item_backbone = load_backbone(settings.item_model, vocabulary_size=catalogue.vocabulary_size)
+        check_length(item_backbone, int(lengths.max()) + (settings.pooling == "item_token"), "the longest text")
+        self.item_llm = ItemLLM(item_backbone, settings.pooling, settings.item_model.frozen)
+        user_backbone, user_frozen = item_backbone, settings.item_model.frozen
+        if not settings.share_models:
+            user_backbone = load_backbone(settings.user_model, vocabulary_size=None)
+            user_frozen = settings.user_model.frozen
+        check_length(user_backbone, sequence_length, "the longest history")
+        self.user_llm = UserLLM(user_backbone, width(item_backbone), catalogue.size, settings.user_inputs, user_frozen)
+
+    def embed_items(self, items: Tensor) -> Tensor:
+        embeddings: Tensor = self.item_llm(self.tokens, self.token_offsets, items)
+        return embeddings
+
+    def embed_histories(self, sequences: PackedSequences, items: Tensor) -> Tensor:
+        predicted: Tensor = self.user_llm(sequences, items)
+        return predicted
