@@ -1,11 +1,13 @@
 """The runs that the configuration resolves to; every mistake in it is reported before anything starts."""
 
+import shlex
 import sys
 
 from benchmark.data.text import TextSettings, tokens_folder
 from benchmark.errors import UserError
 from benchmark.experiments import Configuration
 
+BENCHMARK = f"{shlex.quote(sys.executable)} -m benchmark"  # the environment that snakemake itself runs in
 KNOWN_OPTIONS = {"preset", "seeds"}
 
 

@@ -6,7 +6,7 @@ rule prepare:
         "data/{dataset}/{protocol}/prepare.log",
     threads: 2
     shell:
-        "python -m benchmark prepare {wildcards.dataset} --protocol {wildcards.protocol} 2> >(tee {log:q} >&2)"
+        "{BENCHMARK} prepare {wildcards.dataset} --protocol {wildcards.protocol} 2> >(tee {log:q} >&2)"
 
 
 rule tokenize:
@@ -22,4 +22,4 @@ rule tokenize:
         "data/{dataset}/{protocol}/{tokens}.log",
     threads: 2
     shell:
-        "python -m benchmark tokenize {input.run:q} 2> >(tee {log:q} >&2)"
+        "{BENCHMARK} tokenize {input.run:q} 2> >(tee {log:q} >&2)"

@@ -12,4 +12,4 @@ rule rank:
     resources:
         gpus=lambda wildcards: 0 if RUNS[wildcards.run].execution.device == "cpu" else 1,
     shell:
-        "python -m benchmark rank {input.run:q}"
+        "{BENCHMARK} rank {input.run:q}"

@@ -12,7 +12,7 @@ rule table:
     params:
         seeds=SEEDS,
     shell:
-        "python -m benchmark table {wildcards.table} --preset {PRESET} {params.seeds}"
+        "{BENCHMARK} table {wildcards.table} --preset {PRESET} {params.seeds}"
 
 
 # The names that people type: table7, scaling_item, ...

@@ -6,7 +6,7 @@ rule resolve:
         table=lambda wildcards: TABLE_OF[wildcards.run],
         seeds=SEEDS,
     shell:
-        "python -m benchmark resolve {wildcards.run} --table {params.table} --preset {PRESET} {params.seeds} --out {output:q}"
+        "{BENCHMARK} resolve {wildcards.run} --table {params.table} --preset {PRESET} {params.seeds} --out {output:q}"
 
 
 rule train:
@@ -26,4 +26,4 @@ rule train:
     resources:
         gpus=lambda wildcards: 0 if RUNS[wildcards.run].execution.device == "cpu" else 1,
     shell:
-        "python -m benchmark train {input.run:q}"
+        "{BENCHMARK} train {input.run:q}"
