@@ -8,7 +8,7 @@ table7: .venv/.ready
 	$(BIN)/snakemake table7
 
 test: .venv/.ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2
 
 lint: .venv/.ready
 	$(BIN)/ruff check .

@@ -147,7 +147,8 @@ def _transformers_attention(
     if cu_seq_lens_q is None or max_length_q is None:
         raise ValueError("packed attention needs cu_seq_lens_q and max_length_q, passed to the model's forward")
     causal = bool(getattr(module, "is_causal", True)) if is_causal is None else is_causal
-    q, k, v = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
+    # Under autocast rotary embeddings leave query and key in float32, which would miss the half-precision kernel.
+    q, k, v = (x.to(value.dtype).squeeze(0).transpose(0, 1) for x in (query, key, value))
     out = packed_attention(
         q, k, v, cu_seq_lens_q, max_length_q, causal=causal, scale=scaling, dropout=dropout if module.training else 0.0
     )

@@ -17,7 +17,16 @@ SNAKEMAKE = Path(sys.executable).with_name("snakemake")
 def checkout(tmp_path_factory):
     """The project without results or data."""
     folder = tmp_path_factory.mktemp("checkout")
-    for name in ("Snakefile", "workflow", "profiles", "config", "benchmark", "models", "baselines", "results/published"):
+    for name in (
+        "Snakefile",
+        "workflow",
+        "profiles",
+        "config",
+        "benchmark",
+        "models",
+        "baselines",
+        "results/published",
+    ):
         source = ROOT / name
         if source.is_dir():
             shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))

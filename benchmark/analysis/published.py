@@ -16,12 +16,13 @@ from benchmark.errors import UserError
 class PublishedRow:
     """metrics: as fractions; digits: as the file writes them, in percent.
 
-    improvement (in percent), negatives and batch: as the file writes them, empty where it has none.
+    improvement: in percent, as the authors state it. negatives and batch: as the file writes them, empty where it has
+    none.
     """
 
     metrics: dict[str, float]
     digits: dict[str, str]
-    improvement: str = ""
+    improvement: float | None = None
     negatives: str = ""
     batch: str = ""
 
@@ -42,16 +43,21 @@ def find_published(path: Path, wanted: Mapping[str, str], metrics: Sequence[str]
     if len(found) != 1:
         raise UserError(f"{path} has {len(found)} rows with {asked}; name columns and values that pick out one row")
     digits = {name: found[0][name] for name in metrics if found[0].get(name)}
-    fractions = {}
-    for name, text in digits.items():
-        try:
-            fractions[name] = float(f"{text}e-2")  # the nearest float, which dividing by 100 can miss
-        except ValueError:
-            fractions[name] = math.nan
-        if not math.isfinite(fractions[name]):
-            raise UserError(f"{path}, row with {asked}: {name} is {text!r} and must be a number in percent")
-    others = (found[0].get(column, "") for column in ("improvement_percent", "negatives", "batch_size"))
-    return PublishedRow(fractions, digits, *others)
+    where = f"{path}, row with {asked}"
+    fractions = {name: _number(f"{text}e-2", name, where) for name, text in digits.items()}  # not / 100: exact
+    stated = found[0].get("improvement_percent")
+    improvement = _number(stated, "improvement_percent", where) if stated else None
+    return PublishedRow(fractions, digits, improvement, found[0].get("negatives", ""), found[0].get("batch_size", ""))
+
+
+def _number(text: str, column: str, where: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UserError(f"{where}: {column} is {text.removesuffix('e-2')!r} and must be a number in percent")
+    return value
 
 
 def _read(path: Path) -> list[dict[str, str]]:

@@ -161,7 +161,8 @@ def text(views: Sequence[View]) -> str:
         for section in view.sections:
             rows = [[_plain_cell(cell, i == 0 and line.quoted) for i, cell in enumerate(line.cells)]
                     for line in section.lines]  # fmt: skip
-            table = tabulate(rows, headers=view.columns, disable_numparse=True, colalign=aligned, tablefmt="simple")
+            headers = [column.replace(" (", "\n(") for column in view.columns]
+            table = tabulate(rows, headers=headers, disable_numparse=True, colalign=aligned, tablefmt="simple")
             parts.append(f"{section.title}\n{table}")
         notes = [*view.notes, "*: best; _: second best."] if view.emphasised else view.notes
         parts.append("\n".join(note for note in notes if note))

@@ -88,7 +88,7 @@ def pairs_view(result: TableResult) -> View:
         "bootstrap over users, 10,000 resamples, 95 % percentile interval, each for itself.",
         f"p: paired t-test over users, Holm's correction over the {_count(result.tests, 'test')} of this table. "
         "Users are compared by their mean over a method's seeds.",
-        _seed_note(result),
+        _single_seed_note(result),
     )
     title = f"{result.spec.title}: differences"
     return View(f"{result.spec.name}-pairs", title, columns, tuple(sections), notes, text_columns=2)
@@ -143,7 +143,7 @@ def _method_lines(block: BlockResult, metrics: Sequence[str]) -> list[Line]:
         if row.published:
             known = row.published
             digits = [known.digits.get(name) or NONE for name in metrics]
-            improvement = f"{signed(float(known.improvement), 2)} %" if known.improvement else NONE
+            improvement = NONE if known.improvement is None else f"{signed(known.improvement, 2)} %"
             others = [improvement, known.negatives or NONE, known.batch or NONE, NONE, NONE, NONE]
             lines.append(Line(tuple(Cell(text) for text in (AS_PUBLISHED, *digits, *others)), quoted=True))
     return lines
@@ -163,20 +163,19 @@ def _method_notes(result: TableResult) -> tuple[str, ...]:
             f"{BETTER} better, {WORSE} worse than the reference with p < {LEVEL} (paired t-test over users, Holm's "
             f"correction over the {_count(result.tests, 'test')} of this table)."
         )
-    notes.append(_seed_note(result))
+    if any(row.deviation is not None for block in result.blocks for row in block.rows):
+        notes.append("±: standard deviation over seeds.")
+    notes.append(_single_seed_note(result))
     if result.spec.published and any(row.published for block in result.blocks for row in block.rows):
         notes.append(f"{AS_PUBLISHED}: {result.spec.published.name}; not in the running for best and second best.")
     return tuple(notes)
 
 
-def _seed_note(result: TableResult) -> str:
-    seeds = {len(row.runs) for block in result.blocks for row in block.rows}
-    notes = []
-    if max(seeds) > 1:
-        notes.append("±: standard deviation over seeds.")
-    if 1 in seeds:
-        notes.append("Single seed: intervals and tests are over users and do not cover how a method varies with seeds.")
-    return " ".join(notes)
+def _single_seed_note(result: TableResult) -> str:
+    """Empty where every row has several seeds."""
+    if all(row.deviation is not None for block in result.blocks for row in block.rows):
+        return ""
+    return "Single seed: intervals and tests are over users and do not cover how a method varies with seeds."
 
 
 def _pair_lines(row: RowResult, decimals: int) -> list[Line]:

@@ -58,5 +58,9 @@ def _unknown_keys(kind: Any, settings: Mapping[str, Any], prefix: str) -> str:
 
 
 def build(path: str, settings: Mapping[str, Any], catalogue: Catalogue, sequence_length: int) -> SequentialRecommender:
-    """The untrained model of a run."""
-    return method_class(path)(catalogue, sequence_length, model_settings(path, settings, path))  # type: ignore[call-arg]
+    """The untrained model of a run; what a method cannot be built from is a UserError in the method's own words."""
+    kind, values = method_class(path), model_settings(path, settings, path)
+    try:
+        return kind(catalogue, sequence_length, values)  # type: ignore[call-arg]
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error

@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 Module = TypeVar("Module", bound=nn.Module)
 
+_LOG_SECONDS = 15.0  # between two lines of progress within an epoch
 VALIDATION_METRICS = ("recall@10", "ndcg@10", "recall@200", "ndcg@200")
 
 
@@ -101,7 +102,7 @@ class Trainer:
         )
         if not len(self.batches.starts):
             raise UserError(f"data set {run.dataset} has no user with two training events, so nothing can be trained")
-        self.progress = Progress()
+        self.progress, self._last_log = Progress(), time.monotonic()
         self.total_steps = settings.epochs * self.batches.steps_per_epoch
 
     @property
@@ -151,7 +152,8 @@ class Trainer:
         progress.epoch_surviving += surviving
         progress.items_encoded += figures.distinct_items
         progress.seconds += time.perf_counter() - began
-        if progress.step % max(1, self.batches.steps_per_epoch // 5) == 0:
+        if time.monotonic() - self._last_log > _LOG_SECONDS:
+            self._last_log = time.monotonic()
             left = progress.seconds / progress.step * (self.total_steps - progress.step)
             log.info(
                 "step %d of %d, loss %.4f, %.0f items/s, at most %s left",

@@ -1,10 +1,28 @@
 """HLLM against the plain version of plain_hllm.py, and what its settings promise."""
 
+from pathlib import Path
+
 import pytest
 import torch
-from plain_hllm import BERT, HISTORIES, LLAMA, MISTRAL, NEGATIVES, QWEN, ROBERTA, TARGETS, PlainHLLM, build, histories
+import yaml
+from plain_hllm import (
+    BERT,
+    HISTORIES,
+    LLAMA,
+    MISTRAL,
+    NEGATIVES,
+    QWEN,
+    ROBERTA,
+    TARGETS,
+    PlainHLLM,
+    build,
+    catalogue,
+    histories,
+)
 
+from benchmark.data.text import TextSettings
 from benchmark.recommender import Catalogue
+from benchmark.training import registry
 from benchmark.training.objectives import InfoNCE, Temperature
 from models.hllm import HLLM, HLLMSettings
 from models.pretrained import BackboneSettings
@@ -149,8 +167,6 @@ def test_texts_are_no_part_of_the_weights():
 
 
 def model_of(item=LLAMA, user=LLAMA, catalogue_=None, length=9, **settings):
-    from plain_hllm import catalogue
-
     chosen = HLLMSettings(BackboneSettings(config=item), BackboneSettings(config=user), **settings)
     return HLLM(catalogue_ or catalogue(), length, chosen)
 
@@ -187,3 +203,11 @@ def test_an_item_without_tokens_is_the_item_token_alone():
     embeddings = model_of(catalogue_=empty).embed_items(torch.arange(3))
     torch.testing.assert_close(embeddings[1], embeddings[2])
     assert torch.isfinite(embeddings).all()
+
+
+def test_the_methods_file_builds_a_model_that_runs():
+    method = yaml.safe_load((Path(__file__).parents[2] / "config" / "methods" / "hllm.yaml").read_text())
+    TextSettings.from_mapping(method["text"])
+    model = registry.build(method["class"], method["model"], catalogue(), 9)
+    loss_of(model).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
