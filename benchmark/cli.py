@@ -15,8 +15,9 @@ from benchmark.errors import UserError
 if TYPE_CHECKING:
     import torch
 
+    from benchmark.data.dataset import Dataset
     from benchmark.experiments import Configuration, Run
-    from benchmark.recommender import Catalogue
+    from benchmark.recommender import Catalogue, SequentialRecommender
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 log = logging.getLogger("benchmark")
@@ -89,6 +90,19 @@ def _catalogue(run: Run, size: int, data: Path, device: torch.device) -> Catalog
     return load_tokens(tokens_folder(_data_folder(run, data), TextSettings.from_mapping(run.text)), size, device)
 
 
+def _opened(run: Run, data: Path) -> tuple[torch.device, Dataset, SequentialRecommender]:
+    """A run's device, data set and untrained model, whose initial weights depend on the seed alone."""
+    from benchmark.data.dataset import load_dataset
+    from benchmark.training import registry
+    from benchmark.training.trainer import seeded
+
+    device = _device(run)
+    dataset = load_dataset(_data_folder(run, data))
+    catalogue = _catalogue(run, dataset.item_count, data, device)
+    length = max(run.training.sequence_length, run.evaluation.sequence_length)
+    return device, dataset, seeded(lambda: registry.build(run.class_, run.model, catalogue, length), run.seed)
+
+
 @app.command()
 def prepare(
     dataset: Annotated[str, typer.Argument(help="a data set of config/datasets.yaml")],
@@ -147,21 +161,15 @@ def train(run_file: RunFile, data: DataRoot = Path("data")) -> None:
     """Train a run, or continue it where it stopped."""
     import torch
 
-    from benchmark.data.dataset import load_dataset
     from benchmark.experiments import load_run_file
     from benchmark.provenance import provenance, write_json
     from benchmark.recommender import SelfTrainedRecommender
-    from benchmark.training import registry
     from benchmark.training.checkpoint import run_lock
-    from benchmark.training.trainer import Trainer, fit, seeded
+    from benchmark.training.trainer import Trainer, fit
 
     run, folder = load_run_file(run_file), run_file.parent
     _log_to(folder / "train.log", run.label)
-    device = _device(run)
-    dataset = load_dataset(_data_folder(run, data))
-    catalogue = _catalogue(run, dataset.item_count, data, device)
-    length = max(run.training.sequence_length, run.evaluation.sequence_length)
-    model = seeded(lambda: registry.build(run.class_, run.model, catalogue, length), run.seed)
+    device, dataset, model = _opened(run, data)
     began = time.perf_counter()
     with run_lock(folder):
         if isinstance(model, SelfTrainedRecommender):
@@ -195,21 +203,15 @@ def rank(run_file: RunFile, data: DataRoot = Path("data")) -> None:
     """Rank every user's test item with a trained run, and write ranks.parquet and metrics.csv."""
     from rich.progress import Progress
 
-    from benchmark.data.dataset import load_dataset
     from benchmark.evaluation.metrics import write_metrics
     from benchmark.evaluation.ranking import rank_cases, write_ranks
     from benchmark.experiments import load_run_file
-    from benchmark.training import registry
     from benchmark.training.checkpoint import load_weights
     from benchmark.training.trainer import ranking_settings
 
     run, folder = load_run_file(run_file), run_file.parent
     _log_to(folder / "rank.log", run.label)
-    device = _device(run)
-    dataset = load_dataset(_data_folder(run, data))
-    catalogue = _catalogue(run, dataset.item_count, data, device)
-    length = max(run.training.sequence_length, run.evaluation.sequence_length)
-    model = registry.build(run.class_, run.model, catalogue, length)
+    device, dataset, model = _opened(run, data)
     model.load_state_dict(load_weights(folder / "model.safetensors"))
     cases = dataset.cases("test")
     began = time.perf_counter()
