@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import numpy as np
-from benchmark.data.preparation import prepare
 
+from benchmark.data.preparation import prepare
 from benchmark.data.sources import DatasetDefinition
 
 

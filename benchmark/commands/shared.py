@@ -1,0 +1,92 @@
+"""What verbs share: their common options, logging, and opening a run."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from benchmark.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from benchmark.data.dataset import Dataset
+    from benchmark.experiments import Configuration, Run
+    from benchmark.recommender import Catalogue, SequentialRecommender
+
+log = logging.getLogger("benchmark")
+
+RunFile = Annotated[Path, typer.Argument(help="run.yaml of the run", metavar="RUN.yaml")]
+Preset = Annotated[str, typer.Option(help="a file of config/presets")]
+Seeds = Annotated[str | None, typer.Option(help="instead of the preset's, such as 1,2,3")]
+DataRoot = Annotated[Path, typer.Option(help="folder of the prepared data sets")]
+
+
+def log_to(path: Path | None, label: str) -> None:
+    """Log to the screen, one prefixed line each, and with times to a file."""
+    root = logging.getLogger("benchmark")
+    root.setLevel(logging.INFO)
+    screen = logging.StreamHandler(sys.stderr)
+    screen.setFormatter(logging.Formatter(f"[{label}] %(message)s"))
+    root.handlers = [screen]
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = logging.FileHandler(path)
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        root.addHandler(file)
+
+
+def parse_seeds(text: str | None) -> list[int] | None:
+    try:
+        return None if text is None else [int(seed) for seed in text.split(",")]
+    except ValueError as error:
+        raise UserError(f"--seeds {text} is not a list of whole numbers such as 1,2,3") from error
+
+
+def configuration() -> Configuration:
+    from benchmark.experiments import Configuration
+
+    return Configuration(Path("config"))
+
+
+def data_folder(run: Run, data: Path) -> Path:
+    return data / run.dataset / run.protocol
+
+
+def device_of(run: Run) -> torch.device:
+    import torch
+
+    torch.set_num_threads(run.execution.threads)
+    wanted = run.execution.device
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"run {run.id} asks for a CUDA device and there is none; set execution.device to cpu or auto")
+    device = torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+    log.info("runs on %s", "CUDA" if device.type == "cuda" else f"the CPU, {run.execution.threads} thread(s)")
+    return device
+
+
+def catalogue_of(run: Run, size: int, data: Path, device: torch.device) -> Catalogue:
+    from benchmark.recommender import Catalogue
+
+    if run.text is None:
+        return Catalogue(size)
+    from benchmark.data.text import TextSettings, load_tokens, tokens_folder
+
+    return load_tokens(tokens_folder(data_folder(run, data), TextSettings.from_mapping(run.text)), size, device)
+
+
+def opened(run: Run, data: Path) -> tuple[torch.device, Dataset, SequentialRecommender]:
+    """A run's device, data set and untrained model, whose initial weights depend on the seed alone."""
+    from benchmark.data.dataset import load_dataset
+    from benchmark.training import registry
+    from benchmark.training.trainer import seeded
+
+    device = device_of(run)
+    dataset = load_dataset(data_folder(run, data))
+    catalogue = catalogue_of(run, dataset.item_count, data, device)
+    length = max(run.training.sequence_length, run.evaluation.sequence_length)
+    return device, dataset, seeded(lambda: registry.build(run.class_, run.model, catalogue, length), run.seed)
