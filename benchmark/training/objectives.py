@@ -121,7 +121,7 @@ class InfoNCE(Objective):
 
     def loss(self, model: RunningModel, batch: TrainingBatch, items: StepItems) -> ObjectiveOutput:
         predicted = model.embed_histories(batch.sequences, items.of(batch.sequences.items))
-        loss, surviving = self(
+        mean: ObjectiveOutput = self(
             model.comparable(predicted),
             model.comparable(items.vectors),
             items.rows(batch.targets),
@@ -129,12 +129,12 @@ class InfoNCE(Objective):
             items.ids,
         )
         share = len(batch.targets) / batch.totals.positions
-        return ObjectiveOutput(loss * share, {"surviving_negatives": surviving * share})
+        return ObjectiveOutput(mean.loss * share, {name: value * share for name, value in mean.figures.items()})
 
     def forward(
         self, predicted: Tensor, table: Tensor, positives: Tensor, negatives: Tensor, ids: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The mean loss of t positions, and the mean number of negatives a position that no rule masks.
+    ) -> ObjectiveOutput:
+        """The mean loss of t positions, and surviving_negatives, the mean number of negatives that no rule masks.
 
         Embeddings must be comparable already: their dot products are the scores.
 
@@ -150,7 +150,7 @@ class InfoNCE(Objective):
             rest, masked = self._per_position(predicted, positive, table, positives, negatives, ids)
         rest = (rest * scale).masked_fill(masked, torch.finfo(rest.dtype).min)
         loss = (torch.cat([own, rest], dim=1).logsumexp(1) - own.squeeze(1)).mean()
-        return loss, (~masked).sum(1).float().mean()
+        return ObjectiveOutput(loss, {"surviving_negatives": (~masked).sum(1).float().mean()})
 
     def _shared(
         self, predicted: Tensor, positive: Tensor, table: Tensor, positives: Tensor, negatives: Tensor, ids: Tensor

@@ -37,10 +37,10 @@ def test_equals_the_formula(masking, sharing, count):
     shape = (count,) if sharing == "shared" else (6, count)
     negatives = torch.randint(0, 9, shape, generator=generator)
     objective = InfoNCE(Temperature(0.07), masking)
-    got_loss, got_survivors = objective(predicted, table, positives, negatives, ids)
+    got = objective(predicted, table, positives, negatives, ids)
     loss, survivors = by_hand(predicted, table, positives, negatives, ids, masking, 1 / 0.07)
-    assert got_loss.item() == pytest.approx(loss, rel=1e-5)
-    assert float(got_survivors) == pytest.approx(survivors)
+    assert got.loss.item() == pytest.approx(loss, rel=1e-5)
+    assert float(got.figures["surviving_negatives"]) == pytest.approx(survivors)
 
 
 def test_temperature_is_learned_within_its_bounds_or_fixed():
@@ -55,6 +55,6 @@ def test_temperature_is_learned_within_its_bounds_or_fixed():
 
 def test_all_negatives_masked_gives_no_loss_and_says_so():
     table = F.normalize(torch.ones(3, 4), dim=-1)
-    loss, survivors = InfoNCE(Temperature())(table[:1], table, torch.tensor([0]), torch.tensor([1, 2]), torch.arange(3))
-    assert float(survivors) == 0
-    assert loss.item() == pytest.approx(0, abs=1e-6)
+    output = InfoNCE(Temperature())(table[:1], table, torch.tensor([0]), torch.tensor([1, 2]), torch.arange(3))
+    assert float(output.figures["surviving_negatives"]) == 0
+    assert output.loss.item() == pytest.approx(0, abs=1e-6)
