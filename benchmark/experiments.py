@@ -20,7 +20,7 @@ from benchmark.data.sources import load_definitions
 from benchmark.errors import UserError
 from benchmark.settings import Settings, read_yaml, validated
 
-FORMAT = 1  # of what a run's id covers; raise it when the same settings come to mean another result
+FORMAT = 2  # of what a run's id covers; raise it when the same settings come to mean another result
 
 
 class NegativeSettings(Settings):
@@ -172,8 +172,11 @@ class Run(Settings):
         return self
 
     def identity(self) -> str:
-        """The hash of what decides the result."""
-        decisive = self.model_dump(mode="json", by_alias=True, exclude={"id", "label", "variant", "execution"})
+        """The hash of what decides the result. Settings at their defaults are left out, so that a setting which is added
+        later changes no id; whoever changes what a default means raises FORMAT."""
+        decisive = self.model_dump(
+            mode="json", by_alias=True, exclude={"id", "label", "variant", "execution"}, exclude_defaults=True
+        )
         decisive["precision"] = self.execution.precision
         text = json.dumps({"format": FORMAT, **decisive}, sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()[:10]
@@ -240,7 +243,7 @@ class Configuration:
         definitions = load_definitions(path)
         if name not in definitions:
             raise UserError(f"{path} has no data set {name!r}; it has: {', '.join(sorted(definitions))}")
-        return definitions[name].model_dump(mode="json", exclude={"licence", "terms"})
+        return definitions[name].model_dump(mode="json", exclude={"licence", "terms"}, exclude_defaults=True)
 
     def plan(self, table: str, preset: str, seeds: Iterable[int] | None = None) -> PlannedTable:
         """Resolve every run of a table on a preset; seeds: instead of the preset's."""
