@@ -172,8 +172,11 @@ class Run(Settings):
         return self
 
     def identity(self) -> str:
-        """The hash of what decides the result. Settings at their defaults are left out, so that a setting which is added
-        later changes no id; whoever changes what a default means raises FORMAT."""
+        """The hash of what decides the result.
+
+        Settings at their defaults are left out, so that a setting which is added later changes no id; whoever changes a
+        default raises FORMAT.
+        """
         decisive = self.model_dump(
             mode="json", by_alias=True, exclude={"id", "label", "variant", "execution"}, exclude_defaults=True
         )
