@@ -38,6 +38,7 @@ def train(run_file: RunFile, data: DataRoot = Path("data")) -> None:
     from benchmark.provenance import provenance, write_json
     from benchmark.recommender import SelfTrainedRecommender
     from benchmark.training.checkpoint import run_lock
+    from benchmark.training.stopping import stop_request
     from benchmark.training.trainer import Trainer, fit
 
     run, folder = load_run_file(run_file), run_file.parent
@@ -49,8 +50,9 @@ def train(run_file: RunFile, data: DataRoot = Path("data")) -> None:
             figures = fit(run, dataset, model, folder)
             trained = {"epochs": figures.get("epochs", 0), "hours": (time.perf_counter() - began) / 3600}
         else:
-            trainer = Trainer(run, dataset, model, folder, device)
-            progress = trainer.train()
+            with stop_request() as stop:
+                trainer = Trainer(run, dataset, model, folder, device, stop)
+                progress = trainer.train()
             trained = {
                 "epochs": progress.step // trainer.batches.steps_per_epoch,
                 "best_epoch": progress.best_epoch,
