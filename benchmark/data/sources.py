@@ -35,6 +35,14 @@ class ExpectedCounts(Settings):
     candidates_meta: int | None = Field(None, gt=0)
 
 
+class LabelDefinition(Settings):
+    """Whether an interaction is positive, for models of clicks. column: of the interactions' file. positive_from: the
+    smallest value that is positive, such as 4 of a rating from 1 to 5; without it, the column holds 0 and 1."""
+
+    column: str
+    positive_from: float | None = None
+
+
 def _none_as_null(value: object) -> object:
     return None if value == "none" else value
 
@@ -55,6 +63,7 @@ class DatasetDefinition(Settings):
     missing_text: whether an item without text, or an interaction whose item has no record, is a bad row ("fail") or
     an item with empty text, as in the released code ("allow").
     event_times: whether the timestamps are times; False if they only order a user's events.
+    label: what makes an interaction positive; it changes nothing but the labels.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
@@ -66,6 +75,7 @@ class DatasetDefinition(Settings):
     text_fields: Annotated[dict[str, str] | None, BeforeValidator(_list_as_mapping)] = None
     missing_text: Literal["fail", "allow"] = "fail"
     event_times: bool = True
+    label: LabelDefinition | None = None
     filter: Annotated[OnePassFilter | None, BeforeValidator(_none_as_null)] = None
     licence: str
     terms: str | None = None
@@ -78,6 +88,10 @@ class DatasetDefinition(Settings):
         if self.text_fields is not None and "item_id" in self.text_fields:
             raise ValueError("text_fields: a field cannot be called item_id, the name of the id column")
         return self
+
+    def decisive(self) -> dict[str, Any]:
+        """What decides the prepared sequences and texts: all but licence, terms and label."""
+        return self.model_dump(mode="json", exclude={"licence", "terms", "label"})
 
     def files(self) -> tuple[Path, Path]:
         """The file of interactions and the file of items; both exist."""
