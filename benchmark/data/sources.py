@@ -12,6 +12,8 @@ from pydantic import BeforeValidator, Field, model_validator
 from benchmark.errors import UserError
 from benchmark.settings import Settings, read_yaml, validated
 
+TiedOrder = Literal["file", "reversed", "shuffled"]
+
 
 class OnePassFilter(Settings):
     """Keep the rows whose item has at least item_count rows and whose user has at least user_count, both counted
@@ -63,6 +65,8 @@ class DatasetDefinition(Settings):
     missing_text: whether an item without text, or an interaction whose item has no record, is a bad row ("fail") or
     an item with empty text, as in the released code ("allow").
     event_times: whether the timestamps are times; False if they only order a user's events.
+    tied_order: of a user's events with one timestamp: the "file" order, the file's "reversed", or "shuffled" by a fixed
+    key. The last two are controls: they show what results owe to an order that the data do not tell.
     label: what makes an interaction positive; it changes nothing but the labels.
     """
 
@@ -75,6 +79,7 @@ class DatasetDefinition(Settings):
     text_fields: Annotated[dict[str, str] | None, BeforeValidator(_list_as_mapping)] = None
     missing_text: Literal["fail", "allow"] = "fail"
     event_times: bool = True
+    tied_order: TiedOrder = "file"
     label: LabelDefinition | None = None
     filter: Annotated[OnePassFilter | None, BeforeValidator(_none_as_null)] = None
     licence: str
@@ -91,7 +96,7 @@ class DatasetDefinition(Settings):
 
     def decisive(self) -> dict[str, Any]:
         """What decides the prepared sequences and texts: all but licence, terms and label."""
-        return self.model_dump(mode="json", exclude={"licence", "terms", "label"})
+        return self.model_dump(mode="json", exclude={"licence", "terms", "label"}, exclude_defaults=True)
 
     def files(self) -> tuple[Path, Path]:
         """The file of interactions and the file of items; both exist."""
