@@ -76,7 +76,8 @@ def _sums(table: ClickTable, users: Int64, metric: str) -> tuple[Float64, Float6
         values, cases = user_aucs(users, table.label, table.logit)
         both = ~np.isnan(values)
         return values[both] * cases[both], cases[both].astype(np.float64)
-    return np.bincount(users, losses(table.label, table.logit)), np.bincount(users).astype(np.float64)
+    lost: Float64 = np.bincount(users, losses(table.label, table.logit))
+    return lost, np.bincount(users).astype(np.float64)
 
 
 def _ratio(numerator: Float64, denominator: Float64) -> tuple[float, Float64]:
