@@ -1,0 +1,72 @@
+"""The files under config/ as typed settings: methods, presets and tables."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from benchmark.experiments.run import ExecutionSettings
+from benchmark.settings import Settings
+
+
+class MethodFile(Settings):
+    """config/methods/<method>.yaml. label: its name in tables; class: module path and class name in models or
+    baselines; source: paper, code and revision that it follows; deviations: from that source, and why."""
+
+    label: str
+    class_: str = Field(alias="class")
+    model: dict[str, Any] = {}
+    text: dict[str, Any] | None = None
+    training: dict[str, Any] = {}
+    source: str
+    deviations: list[str] = []
+
+
+class Row(Settings):
+    method: str
+    label: str | None = None
+    variant: str = ""
+    published: dict[str, str] | None = None
+    model: dict[str, Any] = {}
+    text: dict[str, Any] = {}
+    training: dict[str, Any] = {}
+    evaluation: dict[str, Any] = {}
+
+
+class Block(Settings):
+    """Rows of a table on one data set. reference: the row, by label, that improvements and tests are against."""
+
+    dataset: str
+    protocol: Literal["hllm", "meta"] = "hllm"
+    title: str = ""
+    reference: str
+    training: dict[str, Any] = {}
+    evaluation: dict[str, Any] = {}
+    rows: list[Row] = Field(min_length=1)
+
+
+class TableFile(Settings):
+    """config/tables/<table>.yaml: the blocks of a table on each preset."""
+
+    title: str
+    metrics: list[str] = Field(min_length=1)
+    published: str | None = None
+    presets: dict[str, list[Block]]
+
+
+class MethodOverride(Settings):
+    model: dict[str, Any] = {}
+    text: dict[str, Any] = {}
+    training: dict[str, Any] = {}
+
+
+class PresetFile(Settings):
+    """config/presets/<preset>.yaml: settings of every run at one size."""
+
+    description: str
+    seeds: list[int] = Field(min_length=1)
+    training: dict[str, Any] = {}
+    evaluation: dict[str, Any] = {}
+    execution: ExecutionSettings = ExecutionSettings()
+    methods: dict[str, MethodOverride] = {}
