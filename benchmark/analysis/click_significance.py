@@ -76,7 +76,7 @@ def _sums(table: ClickTable, users: Int64, metric: str) -> tuple[Float64, Float6
         values, cases = user_aucs(users, table.label, table.logit)
         both = ~np.isnan(values)
         return values[both] * cases[both], cases[both].astype(np.float64)
-    lost: Float64 = np.bincount(users, losses(table.label, table.logit))
+    lost = np.bincount(users, losses(table.label, table.logit)).astype(np.float64)
     return lost, np.bincount(users).astype(np.float64)
 
 
