@@ -35,12 +35,14 @@ class Row(Settings):
 
 
 class Block(Settings):
-    """Rows of a table on one data set. reference: the row, by label, that improvements and tests are against."""
+    """Rows of a table on one data set. reference: the row, by label, that improvements and tests are against. seeds:
+    instead of the preset's."""
 
     dataset: str
     protocol: Literal["hllm", "meta"] = "hllm"
     title: str = ""
     reference: str
+    seeds: list[int] | None = Field(None, min_length=1)
     training: dict[str, Any] = {}
     evaluation: dict[str, Any] = {}
     rows: list[Row] = Field(min_length=1)

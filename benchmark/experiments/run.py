@@ -49,7 +49,8 @@ class TrainingSettings(Settings):
     """sequence_length: events a window's input may hold; a window has one more, its last target.
 
     patience: epochs without a better validation score after which training stops. selection: "best" keeps the weights
-    of the best epoch on validation, "last" those of the last (protocols without validation).
+    of the best epoch on validation, "last" those of the last (protocols without validation). user_share: of the users
+    whose events are trained on; a smaller share is part of a larger one, and all users are ranked (figure 3).
     """
 
     sequence_length: int = Field(gt=0)
@@ -64,6 +65,7 @@ class TrainingSettings(Settings):
     selection: Literal["best", "last"] = "best"
     selection_metric: str = "ndcg@200"
     minimum_surviving_negatives: float = Field(0.5, ge=0)
+    user_share: float = Field(1.0, gt=0, le=1)
 
 
 class EvaluationSettings(Settings):
