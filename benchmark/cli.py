@@ -16,6 +16,7 @@ for verb in (
     data.tokenize,
     runs.resolve,
     runs.train,
+    runs.embed,
     runs.rank,
     results.table,
     evidence.claims,
