@@ -89,12 +89,14 @@ class Catalogue:
     tokens: (total,) integer token ids of all items' texts one after another, [ITEM] not included; None without text.
     token_offsets: (size + 1,) int64; item i's tokens are those from token_offsets[i] up to token_offsets[i + 1].
     vocabulary_size: number of token ids of the tokenizer, 0 without text.
+    embeddings: (size, d) float32 item embeddings of another run, read only; None where the run does not start from one.
     """
 
     size: int
     tokens: Tensor | None = None
     token_offsets: Tensor | None = None
     vocabulary_size: int = 0
+    embeddings: Tensor | None = None
 
 
 class SequentialRecommender(nn.Module, ABC):

@@ -67,16 +67,21 @@ class TrainingBatch:
 
 
 def training_windows(
-    lengths: Int64, offsets: Int64, sequence_length: int, choice: Literal["all", "last"]
+    lengths: Int64, offsets: Int64, sequence_length: int, choice: Literal["all", "last", "first"]
 ) -> tuple[Int64, Int64]:
     """Cut the training events of every user into windows of at most sequence_length + 1 events.
 
     lengths: (users,) training events; offsets: (users,) where each user's events start. Returns (start, length) of the
     windows, the length between 2 and sequence_length + 1. "all": a user with more than sequence_length + 1 events
     loses the oldest (n mod (sequence_length + 1)) and the rest is cut without overlap; "last": only the newest
-    sequence_length + 1 events (released code; PAPER data protocol, "Training windows").
+    sequence_length + 1 events (released code; PAPER data protocol, "Training windows"); "first": only the oldest
+    sequence_length + 1 (the pre-training of paper table 8).
     """
     window = sequence_length + 1
+    if choice == "first":
+        size = np.minimum(lengths, window)
+        keep = size >= 2
+        return offsets[keep], size[keep]
     if choice == "last":
         size = np.minimum(lengths, window)
         start, keep = offsets + lengths - size, size >= 2
@@ -128,7 +133,7 @@ class TrainingBatches:
         dataset: Dataset,
         *,
         sequence_length: int,
-        windows: Literal["all", "last"],
+        windows: Literal["all", "last", "first"],
         global_batch: int,
         negatives: Negatives,
         seed: int,

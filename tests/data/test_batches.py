@@ -17,6 +17,8 @@ def windows_by_hand(lengths, sequence_length, choice):
         events, window = [(user, i) for i in range(n)], sequence_length + 1
         if choice == "last":
             found.append(events[-window:])
+        elif choice == "first":
+            found.append(events[:window])
         elif n <= window:
             found.append(events)
         else:
@@ -28,7 +30,7 @@ def windows_by_hand(lengths, sequence_length, choice):
 @given(
     lengths=st.lists(st.integers(0, 30), min_size=1, max_size=10),
     sequence_length=st.integers(1, 8),
-    choice=st.sampled_from(["all", "last"]),
+    choice=st.sampled_from(["all", "last", "first"]),
 )
 def test_windows(lengths, sequence_length, choice):
     total = np.array([n + 2 for n in lengths])  # two more events a user, held out
