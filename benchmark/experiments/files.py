@@ -22,6 +22,14 @@ class MethodFile(Settings):
     deviations: list[str] = []
 
 
+class MethodOverride(Settings):
+    model: dict[str, Any] = {}
+    text: dict[str, Any] = {}
+    training: dict[str, Any] = {}
+    evaluation: dict[str, Any] = {}
+    execution: dict[str, Any] = {}
+
+
 class StartsFrom(Settings):
     """A row above in the same block, by label, whose run with the same seed this row's run starts from.
 
@@ -51,11 +59,12 @@ class Row(Settings):
     text: dict[str, Any] = {}
     training: dict[str, Any] = {}
     evaluation: dict[str, Any] = {}
+    execution: dict[str, Any] = {}
 
 
 class Block(Settings):
     """Rows of a table on one data set. reference: the row, by label, that improvements and tests are against. seeds:
-    instead of the preset's. choices: of all rows; see Row."""
+    instead of the preset's. methods: settings of every row of a method. choices: of all rows; see Row."""
 
     dataset: str
     protocol: Literal["hllm", "meta"] = "hllm"
@@ -64,6 +73,7 @@ class Block(Settings):
     seeds: list[int] | None = Field(None, min_length=1)
     training: dict[str, Any] = {}
     evaluation: dict[str, Any] = {}
+    methods: dict[str, MethodOverride] = {}
     choices: dict[str, str] = {}
     rows: list[Row] = Field(min_length=1)
 
@@ -75,13 +85,6 @@ class TableFile(Settings):
     metrics: list[str] = Field(min_length=1)
     published: str | None = None
     presets: dict[str, list[Block]]
-
-
-class MethodOverride(Settings):
-    model: dict[str, Any] = {}
-    text: dict[str, Any] = {}
-    training: dict[str, Any] = {}
-    evaluation: dict[str, Any] = {}
 
 
 class PresetFile(Settings):
