@@ -63,6 +63,15 @@ def training_windows(
     return start[keep], size[keep]
 
 
+def sampled_users(users: int, share: float) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """(users,) whether each user is in a share of them; the same users at every seed, and a smaller share's are among
+    a larger one's. Exactly round(share * users), at least one."""
+    order = randomness.permutation(randomness.key(0, Stream.USER_SAMPLE), users).numpy()
+    chosen = np.zeros(users, dtype=np.bool_)
+    chosen[order[: max(1, round(share * users))]] = True
+    return chosen
+
+
 def flat_ranges(starts: Int64, lengths: Int64) -> Int64:
     """The integers start, start + 1, ... of each range, one range after another."""
     before = lengths.cumsum() - lengths
@@ -96,8 +105,10 @@ class TrainingBatches:
         global_batch: int,
         negatives: Negatives,
         seed: int,
+        user_share: float = 1.0,
     ) -> None:
         lengths = np.asarray(dataset.split[:, 0], dtype=np.int64)
+        lengths = np.where(sampled_users(len(lengths), user_share), lengths, 0)  # no events, no windows
         self.dataset, self.negatives, self.seed, self.global_batch = dataset, negatives, seed, global_batch
         self.sequence_length = sequence_length
         self.starts, self.lengths = training_windows(

@@ -12,8 +12,9 @@ from typing import Any, get_args
 
 import numpy as np
 import polars as pl
+import torch
 
-from benchmark.data import csv_dataset, movielens
+from benchmark.data import csv_dataset, movielens, randomness
 from benchmark.data.dataset import (
     FORMAT_VERSION,
     TEST,
@@ -28,7 +29,8 @@ from benchmark.data.dataset import (
     split_hash,
 )
 from benchmark.data.delimited import BadRows, OnBadRows
-from benchmark.data.sources import DatasetDefinition, ExpectedCounts, OnePassFilter
+from benchmark.data.randomness import Stream
+from benchmark.data.sources import DatasetDefinition, ExpectedCounts, OnePassFilter, TiedOrder
 from benchmark.errors import UserError
 from benchmark.files import write_atomically
 
@@ -98,7 +100,7 @@ def prepare(definition: DatasetDefinition, protocol: str, output_folder: Path, o
     if protocol == "hllm":
         candidates = _present(events.items, len(item_ids))
     users = _present(events.users, len(user_ids))
-    sequences = _sequences(events, users, candidates, protocol)
+    sequences = _sequences(events, users, candidates, protocol, definition.tied_order)
     del events
     user_ids, item_ids = user_ids.filter(pl.Series(users)), item_ids.filter(pl.Series(candidates))
     return _write(definition, protocol, output_folder, sequences, user_ids, item_ids, texts, dropped, sources)
@@ -164,9 +166,22 @@ def _check_counts(definition: DatasetDefinition, expected: ExpectedCounts, event
         )
 
 
-def _sequences(events: _Events, users: Bools, candidates: Bools, protocol: str) -> _Sequences:
-    """Sort by (user, timestamp, original row), number users and items without gaps, and split every user's events."""
-    order = np.lexsort((events.timestamps, events.users))  # stable, so that tied rows keep the file's order
+def _order(events: _Events, tied_order: TiedOrder) -> Int64:
+    """(n,) rows by user and time; lexsort is stable, so that tied rows keep the file's order unless told otherwise."""
+    if tied_order == "file":
+        return np.lexsort((events.timestamps, events.users))
+    rows = np.arange(len(events.users))
+    if tied_order == "reversed":
+        return np.lexsort((-rows, events.timestamps, events.users))
+    shuffled = randomness.hashes(randomness.key(0, Stream.TIED_ORDER), torch.from_numpy(rows)).numpy()
+    return np.lexsort((rows, shuffled, events.timestamps, events.users))
+
+
+def _sequences(
+    events: _Events, users: Bools, candidates: Bools, protocol: str, tied_order: TiedOrder = "file"
+) -> _Sequences:
+    """Sort by (user, timestamp, tied order), number users and items without gaps, and split every user's events."""
+    order = _order(events, tied_order)
     lengths = np.bincount(events.users, minlength=len(users))[users]
     item_numbers = np.cumsum(candidates) - 1
     validation = lengths - 2 if protocol == "hllm" else np.full_like(lengths, -1)

@@ -12,6 +12,8 @@ from pydantic import BeforeValidator, Field, model_validator
 from benchmark.errors import UserError
 from benchmark.settings import Settings, read_yaml, validated
 
+TiedOrder = Literal["file", "reversed", "shuffled"]
+
 
 class OnePassFilter(Settings):
     """Keep the rows whose item has at least item_count rows and whose user has at least user_count, both counted
@@ -55,6 +57,8 @@ class DatasetDefinition(Settings):
     missing_text: whether an item without text, or an interaction whose item has no record, is a bad row ("fail") or
     an item with empty text, as in the released code ("allow").
     event_times: whether the timestamps are times; False if they only order a user's events.
+    tied_order: of a user's events with one timestamp: the "file" order, the file's "reversed", or "shuffled" by a fixed
+    key. The last two are controls: they show what results owe to an order that the data do not tell.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
@@ -66,6 +70,7 @@ class DatasetDefinition(Settings):
     text_fields: Annotated[dict[str, str] | None, BeforeValidator(_list_as_mapping)] = None
     missing_text: Literal["fail", "allow"] = "fail"
     event_times: bool = True
+    tied_order: TiedOrder = "file"
     filter: Annotated[OnePassFilter | None, BeforeValidator(_none_as_null)] = None
     licence: str
     terms: str | None = None

@@ -54,13 +54,14 @@ class Row(Settings):
 
 
 class Block(Settings):
-    """Rows of a table on one data set. reference: the row, by label, that improvements and tests are against. choices:
-    of all rows; see Row."""
+    """Rows of a table on one data set. reference: the row, by label, that improvements and tests are against. seeds:
+    instead of the preset's. choices: of all rows; see Row."""
 
     dataset: str
     protocol: Literal["hllm", "meta"] = "hllm"
     title: str = ""
     reference: str
+    seeds: list[int] | None = Field(None, min_length=1)
     training: dict[str, Any] = {}
     evaluation: dict[str, Any] = {}
     choices: dict[str, str] = {}

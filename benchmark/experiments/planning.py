@@ -95,15 +95,17 @@ class Configuration:
         return definitions[name].model_dump(mode="json", exclude={"licence", "terms"}, exclude_defaults=True)
 
     def plan(self, table: str, preset: str, seeds: Iterable[int] | None = None) -> PlannedTable:
-        """Resolve every run of a table on a preset; seeds: instead of the overrides' and the preset's."""
+        """Resolve every run of a table on a preset; seeds: instead of those that the overrides, a block or the preset
+        name."""
         preset_file, table_file = self.preset(preset), self.table(table)
         if preset not in table_file.presets:
             known = ", ".join(sorted(table_file.presets))
             raise UserError(f"config/tables/{table}.yaml has no blocks for preset {preset!r}; it has: {known}")
-        use = list(seeds) if seeds is not None else self.overrides.seeds or preset_file.seeds
+        asked = self.overrides.seeds if seeds is None else list(seeds)
         blocks = []
         for number, block in enumerate(table_file.presets[preset]):
             where = f"{self.folder}/tables/{table}.yaml, preset {preset}, block {number + 1}"
+            use = asked or block.seeds or preset_file.seeds
             rows: list[PlannedRow] = []
             for row in block.rows:
                 rows.append(self._planned_row(row, block, preset_file, use, rows, where))

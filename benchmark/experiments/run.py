@@ -51,7 +51,8 @@ class TrainingSettings(Settings):
 
     epochs: 0 trains nothing, and the weights that the run starts from are ranked. patience: epochs without a better
     validation score after which training stops. selection: "best" keeps the weights of the best epoch on validation,
-    "last" those of the last (protocols without validation).
+    "last" those of the last (protocols without validation). user_share: of the users whose events are trained on; a
+    smaller share is part of a larger one, and all users are ranked (figure 3).
     """
 
     sequence_length: int = Field(gt=0)
@@ -66,6 +67,7 @@ class TrainingSettings(Settings):
     selection: Literal["best", "last"] = "best"
     selection_metric: str = "ndcg@200"
     minimum_surviving_negatives: float = Field(0.5, ge=0)
+    user_share: float = Field(1.0, gt=0, le=1)
 
 
 class EvaluationSettings(Settings):

@@ -121,6 +121,20 @@ def test_tied_rows_keep_the_order_of_the_file(tmp_path):
     assert len(hashes) == 6  # another order of tied rows is another split, and the hash says so
 
 
+def test_tied_rows_in_another_order_are_the_same_rows_in_a_split_of_its_own(tmp_path):
+    rows = [("u", f"i{number:02}", str(number // 10)) for number in range(20)]
+    write_files(tmp_path, rows, [(item, {"title": item}) for _, item, _ in rows])
+    found = {}
+    for order in ("file", "reversed", "shuffled"):
+        card = prepare(definition(tmp_path, tied_order=order), "meta", tmp_path / order)
+        found[order] = load_dataset(tmp_path / order).items.tolist()
+        assert [sorted(found[order][:10]), sorted(found[order][10:])] == [[*range(10)], [*range(10, 20)]]
+        assert (tmp_path / "file" / "dataset.json").read_text().count(card.split_sha256) == (order == "file")
+    assert found["file"] == [*range(20)]
+    assert found["reversed"] == [*range(9, -1, -1), *range(19, 9, -1)]
+    assert found["shuffled"] not in (found["file"], found["reversed"])
+
+
 def test_the_order_of_untied_rows_changes_nothing(tmp_path):
     rows = [(f"u{n % 5}", f"i{n % 7}", str(n)) for n in range(60)]
     items = [(f"i{n}", {"title": "t"}) for n in range(7)]
