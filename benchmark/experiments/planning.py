@@ -87,21 +87,20 @@ class Configuration:
         return [name for name in names if preset in self.table(name).presets]
 
     def dataset_definition(self, name: str) -> dict[str, Any]:
-        """What decides a data set's content; licence and terms do not."""
+        """What decides a data set's content."""
         path = self.folder / "datasets.yaml"
         definitions = load_definitions(path)
         if name not in definitions:
             raise UserError(f"{path} has no data set {name!r}; it has: {', '.join(sorted(definitions))}")
-        return definitions[name].model_dump(mode="json", exclude={"licence", "terms"}, exclude_defaults=True)
+        return definitions[name].decisive()
 
     def plan(self, table: str, preset: str, seeds: Iterable[int] | None = None) -> PlannedTable:
-        """Resolve every run of a table on a preset; seeds: instead of those that the overrides, a block or the preset
-        name."""
+        """Resolve every run of a table on a preset; seeds: instead of the overrides', its blocks' and the preset's."""
         preset_file, table_file = self.preset(preset), self.table(table)
         if preset not in table_file.presets:
             known = ", ".join(sorted(table_file.presets))
             raise UserError(f"config/tables/{table}.yaml has no blocks for preset {preset!r}; it has: {known}")
-        asked = self.overrides.seeds if seeds is None else list(seeds)
+        asked = list(seeds) if seeds is not None else self.overrides.seeds
         blocks = []
         for number, block in enumerate(table_file.presets[preset]):
             where = f"{self.folder}/tables/{table}.yaml, preset {preset}, block {number + 1}"
