@@ -49,7 +49,8 @@ class TrainingSettings(Settings):
     """sequence_length: events a window's input may hold; a window has one more, its last target.
 
     patience: epochs without a better validation score after which training stops. selection: "best" keeps the weights
-    of the best epoch on validation, "last" those of the last (protocols without validation).
+    of the best epoch on validation, "last" those of the last (protocols without validation). user_share: of the users
+    whose events are trained on; a smaller share is part of a larger one, and all users are ranked (figure 3).
     """
 
     sequence_length: int = Field(gt=0)
@@ -64,6 +65,7 @@ class TrainingSettings(Settings):
     selection: Literal["best", "last"] = "best"
     selection_metric: str = "ndcg@200"
     minimum_surviving_negatives: float = Field(0.5, ge=0)
+    user_share: float = Field(1.0, gt=0, le=1)
 
 
 class EvaluationSettings(Settings):
@@ -72,12 +74,16 @@ class EvaluationSettings(Settings):
 
 
 class ExecutionSettings(Settings):
-    """How a run is executed; its result does not depend on it (up to rounding)."""
+    """How a run is executed; its result does not depend on it (up to rounding).
+
+    item_chunk: most items embedded at once. history_chunk: most sequences that the model reads at once.
+    """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"
     threads: int = Field(1, gt=0)
     item_chunk: int | None = Field(None, gt=0)
+    history_chunk: int | None = Field(None, gt=0)
     checkpoint_minutes: float = Field(10.0, gt=0)
 
 
