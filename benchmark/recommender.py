@@ -89,12 +89,14 @@ class Catalogue:
     tokens: (total,) integer token ids of all items' texts one after another, [ITEM] not included; None without text.
     token_offsets: (size + 1,) int64; item i's tokens are those from token_offsets[i] up to token_offsets[i + 1].
     vocabulary_size: number of token ids of the tokenizer, 0 without text.
+    embeddings: (size, d) float32 item embeddings of another run, read only; None where the run does not start from one.
     """
 
     size: int
     tokens: Tensor | None = None
     token_offsets: Tensor | None = None
     vocabulary_size: int = 0
+    embeddings: Tensor | None = None
 
 
 class SequentialRecommender(nn.Module, ABC):
@@ -124,6 +126,12 @@ class SequentialRecommender(nn.Module, ABC):
 
         A method that gives sizes takes `items` of `embed_items` from the host as well, which saves waiting for the GPU.
         """
+        return None
+
+    def item_table(self) -> Tensor | None:
+        """(size, d) what `embed_items` gives for the whole catalogue, where that is a table and costs next to nothing;
+        None where every item has its cost. A training step that needs most items then takes all, without finding out
+        which."""
         return None
 
     def heavy_layers(self) -> list[nn.Module]:

@@ -112,9 +112,23 @@ class ItemEmbedder:
         self._learns: bool | None = None
         self._pending: tuple[Tensor, list[_Chunk], list[Tensor | RandomState]] | None = None
 
+    def distinct(self, items: Tensor) -> tuple[Tensor, bool]:
+        """Catalogue indices, repeats allowed -> the distinct ones, ascending, and whether they are the whole catalogue.
+
+        All of it is taken when items are rows of a table and a step asks for as many as there are: finding the distinct
+        ones among millions takes longer than what it saves.
+        """
+        table = self.model.item_table()
+        if table is not None and len(items) >= len(table):
+            return torch.arange(len(table), device=items.device), True
+        return items.unique(), False
+
     def embed(self, items: Tensor) -> Tensor:
-        """(n,) catalogue indices -> (n, d). Call `backward` after the loss's own backward pass."""
+        """(n,) distinct catalogue indices, ascending -> (n, d). Call `backward` after the loss's own backward pass."""
         self._pending = None
+        table = self.model.item_table() if self.chunk is None else None
+        if table is not None and len(items) == len(table):
+            return table
         sizes = self.model.item_sizes(items)  # on CUDA with texts, the step's first wait for the device
         if sizes is None and (self.chunk is None or len(items) <= self.chunk):
             with self.precision():

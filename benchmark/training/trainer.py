@@ -97,6 +97,7 @@ class Trainer:
             global_batch=settings.global_batch,
             negatives=Negatives(settings.negatives.count, settings.negatives.sharing),
             seed=run.seed,
+            user_share=settings.user_share,
         )
         if not len(self.batches.starts):
             raise UserError(f"data set {run.dataset} has no user with two training events, so nothing can be trained")
