@@ -63,6 +63,18 @@ class PackedSequences:
         """(b,) where the newest event of each sequence stands among the t events. Sequences must not be empty."""
         return self.offsets[1:] - 1
 
+    def part(self, first: int, last: int) -> PackedSequences:
+        """Sequences first up to, not including, last, of which there is at least one. Waits for the device."""
+        bounds = self.offsets[first : last + 1]
+        lengths, (start, end) = bounds.diff(), bounds[[0, -1]].tolist()
+        return PackedSequences(
+            self.items[start:end],
+            self.timestamps[start:end],
+            self.next_timestamps[start:end],
+            bounds - start,
+            int(lengths.max()),
+        )
+
     def to(self, device: torch.device | str) -> PackedSequences:
         items, timestamps, next_timestamps, offsets = (
             x.to(device, non_blocking=True) for x in (self.items, self.timestamps, self.next_timestamps, self.offsets)

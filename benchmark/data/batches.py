@@ -26,12 +26,44 @@ class Negatives:
 
 
 @dataclass(frozen=True)
+class BatchTotals:
+    """What a mean over the global batch divides by."""
+
+    windows: int
+    positions: int
+
+
+@dataclass(frozen=True)
 class TrainingBatch:
-    """sequences: t input events; targets: (t,) each event's next item; negatives: (n,) shared or (t, n) a position."""
+    """A global batch, or a part of one.
+
+    sequences: t input events of the windows; targets: (t,) each event's next item; negatives: (n,) shared by all
+    positions of the global batch, or (t, n) a position. whole: totals of the global batch that this is a part of; None
+    where it is the whole.
+    """
 
     sequences: PackedSequences
     targets: Tensor
     negatives: Tensor
+    whole: BatchTotals | None = None
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    @property
+    def totals(self) -> BatchTotals:
+        """Of the global batch, whichever part of it this is."""
+        return self.whole or BatchTotals(len(self.sequences), len(self.targets))
+
+    def part(self, first: int, last: int) -> TrainingBatch:
+        """Windows first up to, not including, last, of which there is at least one."""
+        if (first, last) == (0, len(self)):
+            return self
+        sequences = self.sequences.part(first, last)
+        start = int(self.sequences.offsets[first])
+        positions = slice(start, start + sequences.items.numel())
+        negatives = self.negatives if self.negatives.dim() == 1 else self.negatives[positions]
+        return TrainingBatch(sequences, self.targets[positions], negatives, self.totals)
 
 
 def training_windows(

@@ -73,12 +73,12 @@ class Configuration:
         return [name for name in names if preset in self.table(name).presets]
 
     def dataset_definition(self, name: str) -> dict[str, Any]:
-        """What decides a data set's content; licence and terms do not."""
+        """What decides a data set's content."""
         path = self.folder / "datasets.yaml"
         definitions = load_definitions(path)
         if name not in definitions:
             raise UserError(f"{path} has no data set {name!r}; it has: {', '.join(sorted(definitions))}")
-        return definitions[name].model_dump(mode="json", exclude={"licence", "terms"}, exclude_defaults=True)
+        return definitions[name].decisive()
 
     def plan(self, table: str, preset: str, seeds: Iterable[int] | None = None) -> PlannedTable:
         """Resolve every run of a table on a preset; seeds: instead of those that its blocks or the preset name."""

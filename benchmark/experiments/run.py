@@ -74,12 +74,16 @@ class EvaluationSettings(Settings):
 
 
 class ExecutionSettings(Settings):
-    """How a run is executed; its result does not depend on it (up to rounding)."""
+    """How a run is executed; its result does not depend on it (up to rounding).
+
+    item_chunk: most items embedded at once. history_chunk: most sequences that the model reads at once.
+    """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"
     threads: int = Field(1, gt=0)
     item_chunk: int | None = Field(None, gt=0)
+    history_chunk: int | None = Field(None, gt=0)
     checkpoint_minutes: float = Field(10.0, gt=0)
 
 
