@@ -145,6 +145,26 @@ class SequentialRecommender(nn.Module, ABC):
         return F.normalize(embeddings, dim=-1) if self.similarity == "cosine" else embeddings
 
 
+class ClickRecommender(SequentialRecommender):
+    """A method that also predicts whether a user clicks on a target item, in two steps: what depends on the history and
+    perhaps the target, and a head. Its sequences have one event more than the longest history: the request.
+
+    target_in_history: whether the request's event is the target itself (early fusion). Otherwise the target takes part
+    in the second step alone, and a user's state serves every candidate (late fusion).
+    """
+
+    target_in_history: bool
+
+    @abstractmethod
+    def click_states(self, sequences: PackedSequences, items: Tensor) -> Tensor:
+        """(t, d) item embeddings of the events of b requests -> (b, d) states. The last event of each sequence is the
+        request: its time is the request's and its item the target, which a method of late fusion must not read."""
+
+    @abstractmethod
+    def click_logits(self, states: Tensor, targets: Tensor) -> Tensor:
+        """(b, d) states and (b, d) item embeddings of their targets -> (b,) logits, float32."""
+
+
 class SelfTrainedRecommender(SequentialRecommender):
     """A method that fits itself to the training part instead of taking gradient steps of the benchmark's trainer."""
 
