@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
+from benchmark.data.dataset import Protocol
 from benchmark.experiments.run import ExecutionSettings
 from benchmark.settings import Settings
 
@@ -38,7 +39,7 @@ class Block(Settings):
     """Rows of a table on one data set. reference: the row, by label, that improvements and tests are against."""
 
     dataset: str
-    protocol: Literal["hllm", "meta"] = "hllm"
+    protocol: Protocol = "hllm"
     title: str = ""
     reference: str
     training: dict[str, Any] = {}
