@@ -68,6 +68,9 @@ class StoredMoments(Protocol):
         """(length,) elements of one of its MOMENTS, on the CPU."""
 
 
+_LEAST_CAUTION = 1 / 16  # of the share of memory for items' graphs; after that, every item is embedded twice
+_MOST_ITEMS = 256  # tried first when the memory has not sufficed for a step's items at any share
+
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -183,17 +186,22 @@ class Engine:
     def _gradients(self, batch: TrainingBatch) -> StepFigures:
         self._zero_gradients()
         self.objective.before_step()
-        ids = self.objective.items(batch).unique()
-        own = self._own(ids)
+        ids, whole = self.items.distinct(self.objective.items(batch))
+        shared = self.processes.count > 1 and self.model.item_table() is None  # rows of a table cost nothing to embed
+        own, rows = self._deal(ids) if shared else (ids, ids)
         embedded = self._together("items", lambda: self.items.embed(own))
         # The graph is cut here: several parts of the batch add to the gradient, and the item model gets it once.
         wide = torch.promote_types(embedded.dtype, torch.float32)  # what adds up gradients is no bfloat16
-        gathered = self.processes.gather_rows(embedded.detach().to(wide))
-        items = StepItems(ids, gathered[: len(ids)].requires_grad_())
+        vectors = embedded.detach().to(wide)
+        if shared:
+            vectors = self.processes.gather_rows(vectors)[rows]
+        items = StepItems(ids, vectors.requires_grad_(), whole)
         sums = self._together("histories", lambda: self._losses(batch, items))
-        if items.vectors.grad is not None:
-            whole = F.pad(items.vectors.grad, (0, 0, 0, len(gathered) - len(ids)))
-            gradient = self.processes.sum_own_rows(whole).to(embedded.dtype)
+        if (gradient := items.vectors.grad) is not None:
+            if shared:
+                everyones = gradient.new_zeros(len(own) * self.processes.count, gradient.shape[1])
+                gradient = self.processes.sum_own_rows(everyones.index_copy_(0, rows, gradient))
+            gradient = gradient.to(embedded.dtype)
             self._together("items", lambda: self._item_gradients(embedded, gradient))
         totals = torch.stack(list(sums.values()))
         self.processes.sum_in_place([totals])
@@ -201,12 +209,18 @@ class Engine:
         loss = figures.pop("loss")
         return StepFigures(loss, figures | {"item_cosine": mean_cosine(items.vectors)}, len(ids))
 
-    def _own(self, ids: Tensor) -> Tensor:
-        """This process's share of the step's items. The last item is repeated until all have as many, so that all run
-        the model equally often, which weights that are spread over the processes need."""
-        share = -(-len(ids) // self.processes.count)
-        ids = torch.cat([ids, ids[-1:].expand(share * self.processes.count - len(ids))])
-        return ids[self.processes.rank * share : (self.processes.rank + 1) * share]
+    def _deal(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """This process's share of the step's items, and where all of ids stand in the gathered rows.
+
+        Items are dealt by size, so that all have as much to do. The smallest is repeated until all have as many, so
+        that all run the model equally often, which weights that are spread over the processes need.
+        """
+        count, sizes = self.processes.count, self.model.item_sizes(ids)
+        share, turn = -(-len(ids) // count), torch.arange(len(ids), device=ids.device)
+        order = turn if sizes is None else sizes.to(ids.device).argsort(descending=True, stable=True)
+        dealt = torch.cat([order, order[-1:].expand(share * count - len(ids))])
+        rows = torch.empty_like(order).scatter_(0, order, turn % count * share + turn // count)
+        return ids[dealt[self.processes.rank :: count]], rows
 
     def _losses(self, batch: TrainingBatch, items: StepItems) -> dict[str, Tensor]:
         """Add the gradients of this process's windows to the parameters and items; returns the sums of its shares."""

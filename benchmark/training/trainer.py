@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from benchmark.data import randomness
-from benchmark.data.batches import Negatives, TrainingBatches, packed
+from benchmark.data.batches import Negatives, TrainingBatches, packed, sampled_users
 from benchmark.data.dataset import Dataset
 from benchmark.data.randomness import Stream
 from benchmark.errors import StoppedError, UserError
@@ -108,6 +108,7 @@ class Trainer:
             negatives=Negatives(settings.negatives.count, settings.negatives.sharing),
             seed=run.seed,
             user_share=settings.user_share,
+            order=settings.order,
         )
         if not len(self.batches.starts):
             raise UserError(f"data set {run.dataset} has no user with two training events, so nothing can be trained")
@@ -254,7 +255,13 @@ class Trainer:
 
 def ranking_settings(run: Run) -> RankingSettings:
     """How a run's users are ranked, for validation and test alike."""
-    return RankingSettings(sequence_length=run.evaluation.sequence_length, mask=run.evaluation.mask)
+    shuffled = run.evaluation.order == "shuffled"
+    return RankingSettings(
+        sequence_length=run.evaluation.sequence_length,
+        mask=run.evaluation.mask,
+        shuffle_key=randomness.key(run.seed, Stream.HISTORY_ORDER) if shuffled else None,
+        scores=run.evaluation.scores,
+    )
 
 
 def validation_metrics(
@@ -271,10 +278,14 @@ def fit(run: Run, dataset: Dataset, model: SelfTrainedRecommender, folder: Path)
     lengths, validation = (np.asarray(dataset.split[:, i], dtype=np.int64) for i in (0, 1))
     has_validation = bool((validation >= 0).any())
     users = np.flatnonzero((lengths > 0) & (validation >= 0) if has_validation else lengths > 0)
+    users = users[sampled_users(len(lengths), run.training.user_share)[users]]
     starts = np.asarray(dataset.offsets[:-1])[users]
+    shuffle_key = randomness.key(run.seed, Stream.HISTORY_ORDER) if run.training.order == "shuffled" else None
     targets = dataset.items[starts + validation[users]].astype(np.int64) if has_validation else None
     figures = model.fit(
-        packed(dataset, starts, lengths[users]), None if targets is None else torch.from_numpy(targets), run.seed
+        packed(dataset, starts, lengths[users], shuffle_key),
+        None if targets is None else torch.from_numpy(targets),
+        run.seed,
     )
     write_record(folder / "training.csv", [figures])
     save_weights(folder / "model.safetensors", model.state_dict())

@@ -29,6 +29,7 @@ from benchmark.training.processes import Processes
 
 Stage = Literal[1, 2, 3]
 Offload = Literal["none", "optimizer", "all"]
+_ITEM_CHUNK = 64  # where none is set: the processes must run the model equally often, whatever memory each has
 _BUCKET = 1 << 28  # elements of gradients that DeepSpeed reduces at once
 
 
@@ -61,7 +62,7 @@ class ZeroEngine(Engine):
         optimizer = make_optimizer(few) if few else None
         super().__init__(
             model, objective, optimizer, device=device, bf16=bf16,
-            item_chunk=item_chunk, history_chunk=history_chunk, processes=processes,
+            item_chunk=item_chunk or _ITEM_CHUNK, history_chunk=history_chunk, processes=processes,
         )  # fmt: skip
         self.stage, self._loss_scale = stage, float(self.processes.count)  # DeepSpeed takes the mean over the processes
         learned = self.learned()
@@ -75,6 +76,7 @@ class ZeroEngine(Engine):
         )[0]
         for method in ("embed_items", "embed_histories"):
             setattr(model, method, partial(self._deepspeed, method))
+        setattr(model, "item_table", lambda: None)  # noqa: B010  # reads a weight past the hooks
 
     def precision(self) -> AbstractContextManager[object]:
         return nullcontext()  # DeepSpeed's own, within its forward pass
