@@ -14,6 +14,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, model_validator
 
+from benchmark.data.dataset import Protocol
 from benchmark.settings import Settings, read_yaml, validated
 
 FORMAT = 2  # of what a run's id covers; raise it when the same settings come to mean another result
@@ -117,7 +118,7 @@ class Run(Settings):
     variant: str = ""
     class_: str = Field(alias="class")
     dataset: str
-    protocol: Literal["hllm", "meta"]
+    protocol: Protocol
     dataset_definition: dict[str, Any]
     model: dict[str, Any]
     text: dict[str, Any] | None
