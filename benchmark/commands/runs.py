@@ -9,8 +9,23 @@ from typing import Annotated
 
 import typer
 
-from benchmark.commands.shared import DataRoot, Preset, RunFile, Seeds, configuration, log, log_to, opened, parse_seeds
+from benchmark.commands.shared import (
+    DataRoot,
+    Nodes,
+    Preset,
+    Processes,
+    RunFile,
+    Seeds,
+    configuration,
+    layout,
+    log,
+    log_to,
+    opened,
+    parse_seeds,
+)
 from benchmark.errors import UserError
+from benchmark.experiments import load_run_file
+from benchmark.launch import enter
 
 
 def resolve(
@@ -30,18 +45,19 @@ def resolve(
     write_atomically(out, lambda temporary: temporary.write_text(dump_run(runs[run_id]), encoding="utf-8"))
 
 
-def train(run_file: RunFile, data: DataRoot = Path("data")) -> None:
+def train(run_file: RunFile, data: DataRoot = Path("data"), nodes: Nodes = None, processes: Processes = None) -> None:
     """Train a run, or continue it where it stopped."""
+    run, folder = load_run_file(run_file), run_file.parent
+    log_to(folder / "train.log", run.label)
+    enter(layout(run, nodes, processes), sys.argv[1:])
+
     import torch
 
-    from benchmark.experiments import load_run_file
     from benchmark.provenance import provenance, write_json
     from benchmark.recommender import SelfTrainedRecommender
     from benchmark.training.checkpoint import run_lock
     from benchmark.training.trainer import Trainer, fit
 
-    run, folder = load_run_file(run_file), run_file.parent
-    log_to(folder / "train.log", run.label)
     device, dataset, model = opened(run, data)
     began = time.perf_counter()
     with run_lock(folder):
@@ -71,18 +87,19 @@ def train(run_file: RunFile, data: DataRoot = Path("data")) -> None:
     log.info("trained in %.0f s", 3600 * trained["hours"])
 
 
-def rank(run_file: RunFile, data: DataRoot = Path("data")) -> None:
+def rank(run_file: RunFile, data: DataRoot = Path("data"), nodes: Nodes = None, processes: Processes = None) -> None:
     """Rank every user's test item with a trained run, and write ranks.parquet and metrics.csv."""
+    run, folder = load_run_file(run_file), run_file.parent
+    log_to(folder / "rank.log", run.label)
+    enter(layout(run, nodes, processes), sys.argv[1:])
+
     from rich.progress import Progress
 
     from benchmark.evaluation.metrics import write_metrics
     from benchmark.evaluation.ranking import rank_cases, write_ranks
-    from benchmark.experiments import load_run_file
     from benchmark.training.checkpoint import load_weights
     from benchmark.training.trainer import ranking_settings
 
-    run, folder = load_run_file(run_file), run_file.parent
-    log_to(folder / "rank.log", run.label)
     device, dataset, model = opened(run, data)
     model.load_state_dict(load_weights(folder / "model.safetensors"))
     cases = dataset.cases("test")

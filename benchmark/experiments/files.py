@@ -32,6 +32,7 @@ class Row(Settings):
     text: dict[str, Any] = {}
     training: dict[str, Any] = {}
     evaluation: dict[str, Any] = {}
+    execution: dict[str, Any] = {}
 
 
 class Block(Settings):
@@ -61,6 +62,7 @@ class MethodOverride(Settings):
     model: dict[str, Any] = {}
     text: dict[str, Any] = {}
     training: dict[str, Any] = {}
+    execution: dict[str, Any] = {}
 
 
 class PresetFile(Settings):

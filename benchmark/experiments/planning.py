@@ -124,7 +124,9 @@ class Configuration:
             "text": merge(method.text, override.text, row.text) if method.text is not None else None,
             "training": training,
             "evaluation": evaluation,
-            "execution": preset.execution.model_copy(update=self.overrides.get("execution", {})).model_dump(),
+            "execution": merge(
+                preset.execution.model_dump(), override.execution, row.execution, self.overrides.get("execution", {})
+            ),
         }
         runs = []
         for seed in seeds:

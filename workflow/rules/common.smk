@@ -53,6 +53,36 @@ def token_files(run):
     return [str(tokens_folder(Path(data_folder(run)), TextSettings.from_mapping(run.text)) / "tokens.json")]
 
 
+# How a run is spread over hosts and GPUs, as its execution settings say; benchmark/launch.py starts it so. `gpus` is a
+# node's, so that --resources gpus=8 is what one host has. The other resources are read by the Slurm executor alone: an
+# empty `mpi` still keeps it from starting the job in a step of its own, and tasks_per_gpu=0 from asking for tasks by GPU.
+def nodes(wildcards):
+    return RUNS[wildcards.run].execution.nodes
+
+
+def processes(wildcards):
+    return RUNS[wildcards.run].execution.processes
+
+
+def threads_a_node(wildcards):
+    execution = RUNS[wildcards.run].execution
+    return execution.threads * execution.processes
+
+
+def gpus_a_node(wildcards):
+    execution = RUNS[wildcards.run].execution
+    return 0 if execution.device == "cpu" else execution.processes
+
+
+def gres(wildcards):
+    count = gpus_a_node(wildcards)
+    return f"gpu:{count}" if count else ""
+
+
+def mpi(wildcards):
+    return "srun" if nodes(wildcards) > 1 else ""
+
+
 # One run whose settings a token store is made from; all runs that share it say the same of it.
 TOKENIZING_RUN = {path: run.id for run in RUNS.values() for path in token_files(run)}
 

@@ -21,9 +21,16 @@ rule train:
         RESULTS + "/runs/{run}/provenance.json",
     log:
         RESULTS + "/runs/{run}/train.log",
-    threads: lambda wildcards: RUNS[wildcards.run].execution.threads
+    params:
+        processes=processes,
+    threads: threads_a_node
     priority: lambda wildcards: 10 if RUNS[wildcards.run].text else 0  # the slow ones first
     resources:
-        gpus=lambda wildcards: 0 if RUNS[wildcards.run].execution.device == "cpu" else 1,
+        nodes=nodes,
+        gpus=gpus_a_node,
+        gres=gres,
+        mpi=mpi,
+        tasks=nodes,
+        tasks_per_gpu=0,
     shell:
-        "{BENCHMARK} train {input.run:q}"
+        "exec {BENCHMARK} train {input.run:q} --nodes {resources.nodes} --processes {params.processes}"
