@@ -77,6 +77,14 @@ def facts(bench):
     return [json.loads(path.read_text()) for path in sorted(bench.glob("rank*.json"))]
 
 
+def running(pid):
+    """Whether a process is there and not one that has ended and that nobody waits for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [
@@ -136,10 +144,10 @@ def test_no_process_outlives_its_launcher(bench):
     pids = [found["pid"] for found in facts(bench)]
     launcher.kill()
     launcher.wait()
-    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < deadline:
+    while any(map(running, pids)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert len(pids) == 2
-    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    assert not any(map(running, pids))
 
 
 SRUN = 'echo "$@" > srun.txt; while [ "$1" != "-m" ]; do before=$1; shift; done; exec "$before" "$@"'
