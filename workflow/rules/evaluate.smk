@@ -3,6 +3,7 @@ rule rank:
     input:
         run=ancient(RESULTS + "/runs/{run}/run.yaml"),
         model=RESULTS + "/runs/{run}/model.safetensors",
+        cache=lambda wildcards: cached_files(RUNS[wildcards.run]),
     output:
         RESULTS + "/runs/{run}/ranks.parquet",
         RESULTS + "/runs/{run}/metrics.csv",
@@ -14,7 +15,7 @@ rule rank:
     resources:
         nodes=nodes,
         gpus=gpus_a_node,
-        gres=gres,
+        gres=gres(gpus_a_node),
         mpi=mpi,
         tasks=nodes,
         tasks_per_gpu=0,
