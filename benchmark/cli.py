@@ -11,7 +11,7 @@ from benchmark.commands.shared import log
 from benchmark.errors import UserError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-for verb in (data.prepare, data.tokenize, runs.resolve, runs.train, runs.rank, results.table):
+for verb in (data.prepare, data.tokenize, runs.resolve, runs.train, runs.rank, results.table, results.compare):
     app.command()(verb)
 
 
