@@ -19,6 +19,7 @@ for verb in (
     runs.embed,
     runs.rank,
     results.table,
+    results.compare,
     evidence.claims,
     evidence.reference,
 ):
