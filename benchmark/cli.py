@@ -11,7 +11,17 @@ from benchmark.commands.shared import log
 from benchmark.errors import UserError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-for verb in (data.prepare, data.tokenize, runs.resolve, runs.train, runs.rank, results.table, results.compare):
+for verb in (
+    data.prepare,
+    data.tokenize,
+    runs.resolve,
+    runs.train,
+    runs.rank,
+    results.table,
+    results.compare,
+    results.leaderboard,
+    results.submit,
+):
     app.command()(verb)
 
 
