@@ -63,6 +63,18 @@ class PackedSequences:
         """(b,) where the newest event of each sequence stands among the t events. Sequences must not be empty."""
         return self.offsets[1:] - 1
 
+    def part(self, first: int, last: int) -> PackedSequences:
+        """Sequences first up to, not including, last, of which there is at least one. Waits for the device."""
+        bounds = self.offsets[first : last + 1]
+        lengths, (start, end) = bounds.diff(), bounds[[0, -1]].tolist()
+        return PackedSequences(
+            self.items[start:end],
+            self.timestamps[start:end],
+            self.next_timestamps[start:end],
+            bounds - start,
+            int(lengths.max()),
+        )
+
     def to(self, device: torch.device | str) -> PackedSequences:
         items, timestamps, next_timestamps, offsets = (
             x.to(device, non_blocking=True) for x in (self.items, self.timestamps, self.next_timestamps, self.offsets)
@@ -77,12 +89,14 @@ class Catalogue:
     tokens: (total,) integer token ids of all items' texts one after another, [ITEM] not included; None without text.
     token_offsets: (size + 1,) int64; item i's tokens are those from token_offsets[i] up to token_offsets[i + 1].
     vocabulary_size: number of token ids of the tokenizer, 0 without text.
+    embeddings: (size, d) float32 item embeddings of another run, read only; None where the run does not start from one.
     """
 
     size: int
     tokens: Tensor | None = None
     token_offsets: Tensor | None = None
     vocabulary_size: int = 0
+    embeddings: Tensor | None = None
 
 
 class SequentialRecommender(nn.Module, ABC):
@@ -106,10 +120,54 @@ class SequentialRecommender(nn.Module, ABC):
     def embed_histories(self, sequences: PackedSequences, items: Tensor) -> Tensor:
         """(t, d) item embeddings of the t events -> (t, d) embedding of each event's next item, causal."""
 
+    def forward(self, method: Literal["embed_items", "embed_histories"], *inputs: Any) -> Tensor:
+        """Run one of the two by its name: engines that spread the weights over GPUs act when a module is called."""
+        embeddings: Tensor = getattr(type(self), method)(self, *inputs)
+        return embeddings
+
+    def item_sizes(self, items: Tensor) -> Tensor | None:
+        """(n,) catalogue indices -> (n,) on the host: the work and memory that embedding each takes, such as its
+        tokens. None where an item is a row of a table.
+
+        A method that gives sizes takes `items` of `embed_items` from the host as well, which saves waiting for the GPU.
+        """
+        return None
+
+    def item_table(self) -> Tensor | None:
+        """(size, d) what `embed_items` gives for the whole catalogue, where that is a table and costs next to nothing;
+        None where every item has its cost. A training step that needs most items then takes all, without finding out
+        which."""
+        return None
+
+    def heavy_layers(self) -> list[nn.Module]:
+        """The modules in which nearly all arithmetic happens, such as the layers of a language model. Whoever runs the
+        method may compile each of them and let it work on half-precision copies of its weights."""
+        return []
+
     def comparable(self, embeddings: Tensor) -> Tensor:
         """(n, d) embeddings of either kind -> (n, d) float32 vectors whose dot products are the scores."""
         embeddings = embeddings.float()
         return F.normalize(embeddings, dim=-1) if self.similarity == "cosine" else embeddings
+
+
+class ClickRecommender(SequentialRecommender):
+    """A method that also predicts whether a user clicks on a target item, in two steps: what depends on the history and
+    perhaps the target, and a head. Its sequences have one event more than the longest history: the request.
+
+    target_in_history: whether the request's event is the target itself (early fusion). Otherwise the target takes part
+    in the second step alone, and a user's state serves every candidate (late fusion).
+    """
+
+    target_in_history: bool
+
+    @abstractmethod
+    def click_states(self, sequences: PackedSequences, items: Tensor) -> Tensor:
+        """(t, d) item embeddings of the events of b requests -> (b, d) states. The last event of each sequence is the
+        request: its time is the request's and its item the target, which a method of late fusion must not read."""
+
+    @abstractmethod
+    def click_logits(self, states: Tensor, targets: Tensor) -> Tensor:
+        """(b, d) states and (b, d) item embeddings of their targets -> (b,) logits, float32."""
 
 
 class SelfTrainedRecommender(SequentialRecommender):
@@ -122,3 +180,14 @@ class SelfTrainedRecommender(SequentialRecommender):
         validation_targets: (b,) the item that follows each of them; None where the protocol has no validation part.
         Returns figures for the training record, such as {"epochs": 20}.
         """
+
+
+def item_chunks(sizes: Tensor, chunks: int) -> list[Tensor]:
+    """Cut n items into so many chunks, at most n, of about equal total size and of like sizes within.
+
+    sizes: (n,) positive, on the host. Returns positions among the n, each in one chunk, largest sizes first.
+    """
+    order = sizes.argsort(descending=True, stable=True)
+    middle = sizes[order].cumsum(0) - sizes[order] / 2
+    bounds = torch.searchsorted(middle, sizes.sum() * torch.arange(1, chunks) / chunks)
+    return [part for part in order.tensor_split(bounds) if len(part)]

@@ -10,6 +10,7 @@ ROOT = Path(__file__).parent.parent
 METHOD_FILES = sorted((ROOT / "models").glob("*.py")) + sorted((ROOT / "baselines").glob("*.py"))
 BENCHMARK_FILES = sorted((ROOT / "benchmark").rglob("*.py"))
 LAYERS = {  # what a part of benchmark may import of benchmark
+    "experiments": {"experiments", "data", "errors", "settings"},
     "data": {"data", "recommender", "errors", "files", "settings"},
     "training": {"training", "evaluation", "data", "recommender", "attention", "errors", "files", "experiments"},
     "evaluation": {"evaluation", "data", "recommender", "errors", "files"},

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from benchmark.commands.shared import DataRoot, Preset, Seeds, configuration, log_to, parse_seeds
+from benchmark.commands.shared import OverridesFile, Preset, Seeds, configuration, log_to, parse_seeds
 from benchmark.errors import UserError
 
 
@@ -15,13 +15,14 @@ def table(
     name: Annotated[str, typer.Argument(help="a table of config/tables")],
     preset: Preset = "laptop",
     seeds: Seeds = None,
+    overrides: OverridesFile = None,
     results: Annotated[Path, typer.Option(help="folder that holds the preset's results")] = Path("results"),
 ) -> None:
     """Compute a table from the ranks of its runs, write it as CSV, Markdown, LaTeX and HTML, and print it."""
     from benchmark.analysis.tables import make_table
 
     log_to(None, name)
-    plan = configuration().plan(name, preset, parse_seeds(seeds))
+    plan = configuration(overrides).plan(name, preset, parse_seeds(seeds))
     print(make_table(plan, results / preset))
 
 
@@ -66,38 +67,6 @@ def compare(
     gains = compare_gains(matching.matches, reference, comparer, noise / 100) if reference else []
     print(write_comparison(matching, results, gains, reference or "", out, noise / 100))
     raise typer.Exit(exit_status([*results, *gains]))
-
-
-def leaderboard(
-    preset: Preset = "laptop",
-    results: Annotated[Path, typer.Option(help="folder that holds the preset's results")] = Path("results"),
-) -> None:
-    """Rank the methods of a preset's finished and submitted runs, a board a data set and split, and print them."""
-    from benchmark.analysis.leaderboard import make_leaderboard
-
-    log_to(None, "leaderboard")
-    print(make_leaderboard(results / preset))
-
-
-def submit(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="the folder of a finished run")],
-    preset: Preset = "laptop",
-    results: Annotated[Path, typer.Option(help="folder that holds the preset's results")] = Path("results"),
-    data: DataRoot = Path("data"),
-) -> None:
-    """Check a run's folder (form, origin, split, values); if all holds, put it on the preset's leaderboard."""
-    from benchmark.analysis.leaderboard import make_leaderboard
-    from benchmark.analysis.submission import add_submission, check_submission
-
-    log_to(None, "submit")
-    checked = check_submission(run, data)
-    for sign, sentences in (("holds", checked.passed), ("not checked", checked.unchecked), ("fails", checked.failed)):
-        for sentence in sentences:
-            print(f"{sign}: {sentence}")
-    if checked.failed:
-        raise UserError(f"{run} is not taken: {len(checked.failed)} check(s) fail")
-    print(f"taken: {add_submission(run, checked.run_id, results / preset)}\n")
-    print(make_leaderboard(results / preset))
 
 
 def _unit(text: str | None) -> Literal["fraction", "percent"] | None:

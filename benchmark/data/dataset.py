@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 from benchmark.errors import UserError
 
 FORMAT_VERSION = 1
-Protocol = Literal["hllm", "meta"]
+Protocol = Literal["hllm", "meta", "temporal"]
 Split = Literal["validation", "test"]
+Int8 = np.ndarray[Any, np.dtype[np.int8]]
 Int32 = np.ndarray[Any, np.dtype[np.int32]]
 Int64 = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -52,6 +53,17 @@ class SequenceLength:
 
 
 @dataclass(frozen=True)
+class LabelFacts:
+    """labels.npy: the column that it comes from, the smallest positive value (None: the column is 0 or 1), the share of
+    positive events, and its SHA-256."""
+
+    column: str
+    positive_from: float | None
+    positive: float
+    sha256: str
+
+
+@dataclass(frozen=True)
 class DataCard:
     """dataset.json: what the data set is, and what about its split a reader of results must know.
 
@@ -60,7 +72,10 @@ class DataCard:
     whose test target has the timestamp of the event before it. unhittable_targets: for each split, the share of users
     whose target already stands in their history (None without such targets). items_without_text: items of the
     catalogue whose text fields are all empty. dropped: rows and users left out, by reason. filter: the filter's
-    settings or "none". created_by: versions of the packages that wrote the folder.
+    settings or "none". created_by: versions of the packages that wrote the folder. labels: what labels.npy holds, None
+    without it. targets: for each split, the users who have one. cold_targets: for each split, the share of them whose
+    target has no training event. cutoffs: the times at which validation and test begin, of protocol temporal.
+    count_deviations: how the counts differ from those that the definition expects, where that was accepted.
     """
 
     format_version: int
@@ -82,6 +97,11 @@ class DataCard:
     licence: str
     terms: str | None
     created_by: dict[str, str]
+    labels: LabelFacts | None = None
+    targets: dict[str, int] | None = None
+    cold_targets: dict[str, float | None] | None = None
+    cutoffs: dict[str, int] | None = None
+    count_deviations: list[str] = field(default_factory=list)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
@@ -90,11 +110,21 @@ class DataCard:
     def from_json(cls, text: str) -> DataCard:
         """Raises ValueError, KeyError or TypeError for anything but what to_json writes."""
         content = json.loads(text)
-        if set(content) != {field.name for field in fields(cls)}:
+        known = {item.name for item in fields(cls)}
+        newer = {
+            "labels",
+            "targets",
+            "cold_targets",
+            "cutoffs",
+            "count_deviations",
+        }
+        if not known - newer <= set(content) <= known:
             raise ValueError("its keys are not those of a data card")
         content["counts"] = Counts(**content["counts"])
         content["sequence_length"] = SequenceLength(**content["sequence_length"])
         content["sources"] = [SourceFile(**source) for source in content["sources"]]
+        if content.get("labels") is not None:
+            content["labels"] = LabelFacts(**content["labels"])
         return cls(**content)
 
 
@@ -132,7 +162,8 @@ class EvaluationCases:
 class Dataset:
     """A prepared folder. items: (n,) int32 catalogue indices and timestamps: (n,) int64 of all events, by user and
     time; user i's are [offsets[i], offsets[i + 1]) of them; split: (users, 3) int32, positions within the user's
-    events: training is [0, train_end), then the validation and the test event, -1 if there is none."""
+    events: training is [0, train_end), then the validation and the test event, -1 if there is none. labels: (n,) int8,
+    1 for a positive event and 0 for another one, None if the data set's definition has no label."""
 
     folder: Path
     card: DataCard
@@ -140,6 +171,7 @@ class Dataset:
     timestamps: Int64
     offsets: Int64
     split: Int32
+    labels: Int8 | None = None
 
     @property
     def user_count(self) -> int:
@@ -174,13 +206,13 @@ class Dataset:
 
     def training_sequences(self) -> TrainingSequences:
         """Every user's training events, copied together."""
-        kept = self._in_training()
+        kept = training_events(self.offsets, self.split)
         ends = np.asarray(self.split[:, TRAIN_END], dtype=np.int64).cumsum()
         return TrainingSequences(np.concatenate([[0], ends]), self.items[kept], self.timestamps[kept])
 
     def training_frequency(self) -> Int64:
         """(items,) int64: training events of each item of the catalogue."""
-        return np.bincount(self.items[self._in_training()], minlength=self.item_count)
+        return np.bincount(self.items[training_events(self.offsets, self.split)], minlength=self.item_count)
 
     def cases(self, split: Split) -> EvaluationCases:
         """The targets to rank; users without one are left out."""
@@ -192,16 +224,17 @@ class Dataset:
         end = start + position[users]
         return EvaluationCases(users, start, end, self.items[end], self.timestamps[end])
 
-    def _in_training(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """(n,) whether an event is in its user's training part."""
-        lengths = np.diff(self.offsets)
-        position = np.arange(len(self.items)) - np.repeat(self.offsets[:-1], lengths)
-        kept: np.ndarray[Any, np.dtype[np.bool_]] = position < np.repeat(self.split[:, TRAIN_END], lengths)
-        return kept
-
     def _column(self, file: str, name: str) -> list[Any]:
         values: list[Any] = pq.read_table(self.folder / file, columns=[name]).column(0).to_pylist()
         return values
+
+
+def training_events(offsets: Int64, split: Int32) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """(n,) whether an event is in its user's training part; offsets and split as in Dataset."""
+    change = np.zeros(int(offsets[-1]) + 1, dtype=np.int8)  # a part's start and the end of another may coincide
+    np.add.at(change, offsets[:-1], 1)
+    np.subtract.at(change, offsets[:-1] + split[:, TRAIN_END], 1)
+    return np.cumsum(change[:-1], dtype=np.int8).view(np.bool_)
 
 
 def split_hash(
@@ -225,6 +258,11 @@ def split_hash(
     return digest.hexdigest()
 
 
+def labels_hash(labels: Int8) -> str:
+    """SHA-256 of the labels of all events, in the order of items.npy, a byte each."""
+    return hashlib.sha256(b"hllm-bench labels 1\n" + labels.tobytes()).hexdigest()
+
+
 def load_dataset(folder: Path) -> Dataset:
     """Open a prepared folder; arrays are memory-mapped, and read-only."""
     mend = f"prepare it with `python -m benchmark prepare {folder.parent.name} --protocol {folder.name}`"
@@ -239,12 +277,13 @@ def load_dataset(folder: Path) -> Dataset:
         timestamps = _array(folder / "timestamps.npy", "<i8", (events,))
         offsets = _array(folder / "offsets.npy", "<i8", (users + 1,))
         split = _array(folder / "split.npy", "<i4", (users, 3))
+        labels = _array(folder / "labels.npy", "|i1", (events,)) if card.labels is not None else None
         for name, rows in (("users.parquet", users), ("items.parquet", card.counts.items)):
             if pq.read_metadata(folder / name).num_rows != rows:
                 raise ValueError(f"{name} does not have {rows} rows")
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"the data set in {folder} is damaged or incomplete ({error}); {mend}") from error
-    return Dataset(folder, card, items, timestamps, offsets, split)
+    return Dataset(folder, card, items, timestamps, offsets, split, labels)
 
 
 def _array(path: Path, kind: str, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:

@@ -24,6 +24,9 @@ class Stream(IntEnum):
     WINDOW_ORDER = 2
     NEGATIVES = 3
     DROPOUT = 4
+    TIED_ORDER = 5
+    USER_SAMPLE = 6
+    HISTORY_ORDER = 7
 
 
 def _signed(x: int) -> int:

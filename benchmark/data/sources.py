@@ -12,13 +12,19 @@ from pydantic import BeforeValidator, Field, model_validator
 from benchmark.errors import UserError
 from benchmark.settings import Settings, read_yaml, validated
 
+TiedOrder = Literal["file", "reversed", "shuffled"]
 
-class OnePassFilter(Settings):
-    """Keep the rows whose item has at least item_count rows and whose user has at least user_count, both counted
+
+class Filter(Settings):
+    """Which interactions are frequent enough to be kept.
+
+    one_pass: keep the rows whose item has at least item_count rows and whose user has at least user_count, both counted
     before anything is dropped; then drop the users left with fewer than user_count. Not iterated: an item may end
-    below item_count (released HLLM code and Meta's generative-recommenders, Amazon Books)."""
+    below item_count (released HLLM code and Meta's generative-recommenders, Amazon Books).
+    iterative: drop the rows of rarer items and users, count again, and so on until nothing is dropped: the k-core.
+    """
 
-    kind: Literal["one_pass"]
+    kind: Literal["one_pass", "iterative"]
     item_count: int = Field(ge=1)
     user_count: int = Field(ge=1)
 
@@ -33,6 +39,14 @@ class ExpectedCounts(Settings):
     items: int = Field(gt=0)
     interactions: int = Field(gt=0)
     candidates_meta: int | None = Field(None, gt=0)
+
+
+class LabelDefinition(Settings):
+    """Whether an interaction is positive, for models of clicks. column: of the interactions' file. positive_from: the
+    smallest value that is positive, such as 4 of a rating from 1 to 5; without it, the column holds 0 and 1."""
+
+    column: str
+    positive_from: float | None = None
 
 
 def _none_as_null(value: object) -> object:
@@ -55,6 +69,9 @@ class DatasetDefinition(Settings):
     missing_text: whether an item without text, or an interaction whose item has no record, is a bad row ("fail") or
     an item with empty text, as in the released code ("allow").
     event_times: whether the timestamps are times; False if they only order a user's events.
+    tied_order: of a user's events with one timestamp: the "file" order, the file's "reversed", or "shuffled" by a fixed
+    key. The last two are controls: they show what results owe to an order that the data do not tell.
+    label: what makes an interaction positive; it changes nothing but the labels.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
@@ -66,7 +83,9 @@ class DatasetDefinition(Settings):
     text_fields: Annotated[dict[str, str] | None, BeforeValidator(_list_as_mapping)] = None
     missing_text: Literal["fail", "allow"] = "fail"
     event_times: bool = True
-    filter: Annotated[OnePassFilter | None, BeforeValidator(_none_as_null)] = None
+    tied_order: TiedOrder = "file"
+    label: LabelDefinition | None = None
+    filter: Annotated[Filter | None, BeforeValidator(_none_as_null)] = None
     licence: str
     terms: str | None = None
     expected: ExpectedCounts | None = None
@@ -78,6 +97,10 @@ class DatasetDefinition(Settings):
         if self.text_fields is not None and "item_id" in self.text_fields:
             raise ValueError("text_fields: a field cannot be called item_id, the name of the id column")
         return self
+
+    def decisive(self) -> dict[str, Any]:
+        """What decides the prepared sequences and texts: all but licence, terms and label."""
+        return self.model_dump(mode="json", exclude={"licence", "terms", "label"}, exclude_defaults=True)
 
     def files(self) -> tuple[Path, Path]:
         """The file of interactions and the file of items; both exist."""

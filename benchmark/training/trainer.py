@@ -17,10 +17,10 @@ import torch
 from torch import nn
 
 from benchmark.data import randomness
-from benchmark.data.batches import Negatives, TrainingBatches, packed
+from benchmark.data.batches import Negatives, TrainingBatches, packed, sampled_users
 from benchmark.data.dataset import Dataset
 from benchmark.data.randomness import Stream
-from benchmark.errors import UserError
+from benchmark.errors import StoppedError, UserError
 from benchmark.evaluation.metrics import metric_mean
 from benchmark.evaluation.ranking import RankingSettings, rank_cases
 from benchmark.experiments import Run, TrainingSettings
@@ -28,7 +28,8 @@ from benchmark.files import write_atomically
 from benchmark.recommender import SelfTrainedRecommender, SequentialRecommender
 from benchmark.training.checkpoint import load_state, load_weights, save_state, save_weights
 from benchmark.training.engine import Engine
-from benchmark.training.objectives import InfoNCE, Temperature
+from benchmark.training.objectives import objective_for
+from benchmark.training.stopping import StopRequest
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +48,7 @@ class Progress:
     best_epoch: int = 0
     seconds: float = 0.0
     items_encoded: int = 0
-    epoch_loss: float = 0.0
-    epoch_surviving: float = 0.0
+    epoch_sums: dict[str, float] = field(default_factory=dict)  # of the steps since the last epoch ended
     record: list[dict[str, float]] = field(default_factory=list)
 
 
@@ -63,19 +63,26 @@ def learning_rate_factor(step: int, total: int, settings: TrainingSettings) -> f
 
 
 class Trainer:
-    """Trains one run in its folder, from wherever the folder's state says it stands.
+    """Trains one run in its folder, from wherever the folder's state says it stands, until it is asked to stop.
 
     model.safetensors (the weights that are ranked) and training.csv (a row an epoch) are written at the end;
     state.pt and best.safetensors are what a stopped run continues from.
     """
 
-    def __init__(self, run: Run, dataset: Dataset, model: SequentialRecommender, folder: Path, device: torch.device):
+    def __init__(
+        self,
+        run: Run,
+        dataset: Dataset,
+        model: SequentialRecommender,
+        folder: Path,
+        device: torch.device,
+        stop: StopRequest | None = None,
+    ) -> None:
         self.run, self.dataset, self.folder, self.device = run, dataset, folder, device
+        self.stop = stop or StopRequest()
         settings = run.training
         self.model = model.to(device)
-        self.objective = InfoNCE(
-            Temperature(settings.temperature.initial, settings.temperature.learnable), settings.negatives.mask
-        ).to(device)
+        self.objective = objective_for(settings).to(device)
         parameters = [p for p in (*model.parameters(), *self.objective.parameters()) if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             parameters,
@@ -91,6 +98,7 @@ class Trainer:
             device=device,
             bf16=run.execution.precision == "bf16",
             item_chunk=run.execution.item_chunk,
+            history_chunk=run.execution.history_chunk,
         )
         self.batches = TrainingBatches(
             dataset,
@@ -99,6 +107,8 @@ class Trainer:
             global_batch=settings.global_batch,
             negatives=Negatives(settings.negatives.count, settings.negatives.sharing),
             seed=run.seed,
+            user_share=settings.user_share,
+            order=settings.order,
         )
         if not len(self.batches.starts):
             raise UserError(f"data set {run.dataset} has no user with two training events, so nothing can be trained")
@@ -116,10 +126,19 @@ class Trainer:
         return self.progress.step >= self.total_steps or out_of_patience
 
     def train(self) -> Progress:
-        """Train to the end and leave the weights to be ranked in model.safetensors."""
+        """Train to the end and leave the weights to be ranked in model.safetensors.
+
+        Raises StoppedError, with the state saved, after the step in which the request to stop came.
+        """
         self._resume()
         last_save = time.monotonic()
         while not self.finished:
+            if self.stop.by:
+                self._save()
+                raise StoppedError(
+                    f"stopped by {self.stop.by} after step {self.progress.step} of {self.total_steps}; "
+                    "the same command continues from there"
+                )
             self._train_step()
             if self.progress.step % self.batches.steps_per_epoch == 0:
                 self._end_epoch()
@@ -144,12 +163,15 @@ class Trainer:
         torch.manual_seed(randomness.key(self.run.seed, Stream.DROPOUT, step))
         self.model.train()
         figures = self.engine.step(self.batches.batch(step, self.device))
-        loss, surviving = float(figures.loss), float(figures.surviving_negatives)
-        self._check(step, loss, surviving)
+        names = ["loss", *figures.figures]
+        values = torch.stack([figures.loss, *figures.figures.values()]).tolist()  # the one wait for the device
+        found = dict(zip(names, values, strict=True))
+        loss = found["loss"]
+        self._check(step, loss, found.get("surviving_negatives"))
         progress = self.progress
         progress.step += 1
-        progress.epoch_loss += loss
-        progress.epoch_surviving += surviving
+        for name, value in found.items():
+            progress.epoch_sums[name] = progress.epoch_sums.get(name, 0.0) + value
         progress.items_encoded += figures.distinct_items
         progress.seconds += time.perf_counter() - began
         if time.monotonic() - self._last_log > _LOG_SECONDS:
@@ -161,12 +183,12 @@ class Trainer:
                 time.strftime("%H:%M:%S", time.gmtime(left)),
             )  # fmt: skip
 
-    def _check(self, step: int, loss: float, surviving: float) -> None:
+    def _check(self, step: int, loss: float, surviving: float | None) -> None:
         if not math.isfinite(loss):
             raise UserError(
                 f"run {self.run.id}: the loss of step {step} is {loss}; lower training.optimizer.learning_rate"
             )
-        if surviving < self.run.training.minimum_surviving_negatives:
+        if surviving is not None and surviving < self.run.training.minimum_surviving_negatives:
             raise UserError(
                 f"run {self.run.id}: at step {step} only {surviving:.2f} negatives a position survive the mask "
                 f"{self.run.training.negatives.mask!r}, so the item embeddings have collapsed and the loss is empty; "
@@ -179,12 +201,11 @@ class Trainer:
         row = {
             "epoch": float(epoch),
             "step": float(progress.step),
-            "loss": progress.epoch_loss / steps,
-            "surviving_negatives": progress.epoch_surviving / steps,
-            "temperature": math.exp(-self.objective.logit_scale.item()),
+            **{name: total / steps for name, total in progress.epoch_sums.items()},
+            **self.objective.state_figures(),
             "learning_rate": self.optimizer.param_groups[0]["lr"],
         }
-        progress.epoch_loss = progress.epoch_surviving = 0.0
+        progress.epoch_sums = {}
         if self.run.training.selection == "best":
             began = time.perf_counter()
             scores = validation_metrics(self.run, self.dataset, self.model, self.device)
@@ -234,7 +255,13 @@ class Trainer:
 
 def ranking_settings(run: Run) -> RankingSettings:
     """How a run's users are ranked, for validation and test alike."""
-    return RankingSettings(sequence_length=run.evaluation.sequence_length, mask=run.evaluation.mask)
+    shuffled = run.evaluation.order == "shuffled"
+    return RankingSettings(
+        sequence_length=run.evaluation.sequence_length,
+        mask=run.evaluation.mask,
+        shuffle_key=randomness.key(run.seed, Stream.HISTORY_ORDER) if shuffled else None,
+        scores=run.evaluation.scores,
+    )
 
 
 def validation_metrics(
@@ -251,10 +278,14 @@ def fit(run: Run, dataset: Dataset, model: SelfTrainedRecommender, folder: Path)
     lengths, validation = (np.asarray(dataset.split[:, i], dtype=np.int64) for i in (0, 1))
     has_validation = bool((validation >= 0).any())
     users = np.flatnonzero((lengths > 0) & (validation >= 0) if has_validation else lengths > 0)
+    users = users[sampled_users(len(lengths), run.training.user_share)[users]]
     starts = np.asarray(dataset.offsets[:-1])[users]
+    shuffle_key = randomness.key(run.seed, Stream.HISTORY_ORDER) if run.training.order == "shuffled" else None
     targets = dataset.items[starts + validation[users]].astype(np.int64) if has_validation else None
     figures = model.fit(
-        packed(dataset, starts, lengths[users]), None if targets is None else torch.from_numpy(targets), run.seed
+        packed(dataset, starts, lengths[users], shuffle_key),
+        None if targets is None else torch.from_numpy(targets),
+        run.seed,
     )
     write_record(folder / "training.csv", [figures])
     save_weights(folder / "model.safetensors", model.state_dict())

@@ -3,13 +3,21 @@ rule rank:
     input:
         run=ancient(RESULTS + "/runs/{run}/run.yaml"),
         model=RESULTS + "/runs/{run}/model.safetensors",
+        cache=lambda wildcards: cached_files(RUNS[wildcards.run]),
     output:
         RESULTS + "/runs/{run}/ranks.parquet",
         RESULTS + "/runs/{run}/metrics.csv",
     log:
         RESULTS + "/runs/{run}/rank.log",
-    threads: lambda wildcards: RUNS[wildcards.run].execution.threads
+    params:
+        processes=processes,
+    threads: threads_a_node
     resources:
-        gpus=lambda wildcards: 0 if RUNS[wildcards.run].execution.device == "cpu" else 1,
+        nodes=nodes,
+        gpus=gpus_a_node,
+        gres=gres(gpus_a_node),
+        mpi=mpi,
+        tasks=nodes,
+        tasks_per_gpu=0,
     shell:
-        "{BENCHMARK} rank {input.run:q}"
+        "exec {BENCHMARK} rank {input.run:q} --nodes {resources.nodes} --processes {params.processes}"

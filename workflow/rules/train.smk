@@ -4,9 +4,9 @@ rule resolve:
         RESULTS + "/runs/{run}/run.yaml",
     params:
         table=lambda wildcards: TABLE_OF[wildcards.run],
-        seeds=SEEDS,
+        options=OPTIONS,
     shell:
-        "{BENCHMARK} resolve {wildcards.run} --table {params.table} --preset {PRESET} {params.seeds} --out {output:q}"
+        "{BENCHMARK} resolve {wildcards.run} --table {params.table} {params.options} --out {output:q}"
 
 
 rule train:
@@ -15,15 +15,43 @@ rule train:
         run=ancient(RESULTS + "/runs/{run}/run.yaml"),
         data=lambda wildcards: f"{data_folder(RUNS[wildcards.run])}/dataset.json",
         tokens=lambda wildcards: token_files(RUNS[wildcards.run]),
+        source=lambda wildcards: source_files(RUNS[wildcards.run]),
     output:
         RESULTS + "/runs/{run}/model.safetensors",
         RESULTS + "/runs/{run}/training.csv",
         RESULTS + "/runs/{run}/provenance.json",
     log:
         RESULTS + "/runs/{run}/train.log",
-    threads: lambda wildcards: RUNS[wildcards.run].execution.threads
+    params:
+        processes=processes,
+    threads: threads_a_node
     priority: lambda wildcards: 10 if RUNS[wildcards.run].text else 0  # the slow ones first
     resources:
-        gpus=lambda wildcards: 0 if RUNS[wildcards.run].execution.device == "cpu" else 1,
+        nodes=nodes,
+        gpus=gpus_a_node,
+        gres=gres(gpus_a_node),
+        mpi=mpi,
+        tasks=nodes,
+        tasks_per_gpu=0,
     shell:
-        "{BENCHMARK} train {input.run:q}"
+        "exec {BENCHMARK} train {input.run:q} --nodes {resources.nodes} --processes {params.processes}"
+
+
+rule embed:
+    "Exports the item embeddings of a trained run, for the runs that are trained on them."
+    input:
+        run=ancient(RESULTS + "/runs/{run}/run.yaml"),
+        model=RESULTS + "/runs/{run}/model.safetensors",
+    output:
+        RESULTS + "/runs/{run}/item_embeddings.npy",
+        RESULTS + "/runs/{run}/item_embeddings.json",
+    log:
+        RESULTS + "/runs/{run}/embed.log",
+    threads: lambda wildcards: execution(wildcards).threads
+    resources:
+        gpus=one_gpu,
+        gres=gres(one_gpu),
+        mpi="",
+        tasks_per_gpu=0,
+    shell:
+        "exec {BENCHMARK} embed {input.run:q}"

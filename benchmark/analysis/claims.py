@@ -1,0 +1,241 @@
+"""Claims of the paper, each put as a contrast of methods and tested on the users of one data set.
+
+config/claims.yaml states a claim, where the paper makes it, and the tests that would show it: a sum of rows' metrics
+with weights, such as {HLLM: 1, HLLM from scratch: -1}, which the claim says is above zero. Weights need not be 1: with
+{cached: 1, end to end: -0.95} the claim is that less than 5 % is lost, and with four rows that one method gains more
+than another. Every user contributes the weighted sum of its own values, so that the test is a paired t-test over users
+(scipy), corrected by Holm's method over all tests of all claims.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+from scipy import stats
+
+from benchmark.analysis import rendering
+from benchmark.analysis.runs import LoadedRun, check_comparable
+from benchmark.analysis.significance import CONFIDENCE, holm
+from benchmark.analysis.views import MINUS, NONE, Cell, Line, Section, View, metric_title, p_text, signed
+from benchmark.errors import UserError
+from benchmark.evaluation.metrics import Float64, Metric
+from benchmark.files import write_text
+from benchmark.settings import Settings, read_yaml, validated
+
+if TYPE_CHECKING:
+    from benchmark.experiments import PlannedTable
+
+Rows = dict[tuple[str, str], dict[str, list[LoadedRun]]]  # (table, data set) -> label -> runs, one a seed
+Verdict = Literal["confirmed", "contradicted", "not shown"]
+LEVEL = 0.05
+COLUMNS = (
+    "claim", "paper", "table", "dataset", "metric", "contrast", "estimate", "ci_low", "ci_high", "p_value", "p_holm",
+    "users", "seeds", "verdict", "dataset_hash",
+)  # fmt: skip
+
+
+class ClaimTest(Settings):
+    """table, dataset: the block whose rows, by label, the contrast weighs; it is above zero if the claim holds."""
+
+    table: str
+    dataset: str
+    contrast: dict[str, float] = Field(min_length=1)
+
+
+class Claim(Settings):
+    """paper: where it stands there. not_testable: why these data cannot show it; it has then no tests."""
+
+    claim: str
+    paper: str
+    metric: str = "ndcg@10"
+    tests: list[ClaimTest] = []
+    not_testable: str | None = None
+
+    @model_validator(mode="after")
+    def _tests_or_a_reason(self) -> Claim:
+        Metric.parse(self.metric)
+        if bool(self.tests) == (self.not_testable is not None):
+            raise ValueError("give either tests or not_testable, the reason why there are none")
+        return self
+
+
+class ClaimsFile(Settings):
+    claims: list[Claim] = Field(min_length=1)
+
+    @staticmethod
+    def read(path: Path) -> ClaimsFile:
+        return validated(ClaimsFile, read_yaml(path), str(path))
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """estimate: mean of the contrast over users, with its 95 % t interval and p-value against zero, as fractions.
+
+    seeds: the fewest that a row of the contrast has. p_holm: corrected over all tests of all claims.
+    """
+
+    claim: Claim
+    test: ClaimTest
+    estimate: float
+    low: float
+    high: float
+    p_value: float
+    users: int
+    seeds: int
+    dataset_hash: str
+    p_holm: float = np.nan
+
+    @property
+    def verdict(self) -> Verdict:
+        if self.p_holm >= LEVEL:
+            return "not shown"
+        return "confirmed" if self.estimate > 0 else "contradicted"
+
+
+def weigh(claim: Claim, test: ClaimTest, rows: Mapping[str, Sequence[LoadedRun]]) -> Evidence:
+    """rows: label -> its runs, one a seed; a user's value under a row is its mean over the seeds."""
+    for label in test.contrast:
+        if label not in rows:
+            raise UserError(f"claim {claim.claim!r}: table {test.table} has no row {label!r} on {test.dataset}; "
+                            f"it has: {', '.join(rows)}")  # fmt: skip
+    used = [run for label in test.contrast for run in rows[label]]
+    check_comparable(used)
+    metric = Metric.parse(claim.metric)
+    values: Float64 = np.sum(
+        [
+            weight * np.mean([metric.values(run.ranks) for run in rows[label]], axis=0)
+            for label, weight in test.contrast.items()
+        ],
+        axis=0,
+    )
+    found = stats.ttest_1samp(values, 0.0)
+    interval = found.confidence_interval(CONFIDENCE)
+    return Evidence(
+        claim, test, float(values.mean()), float(interval.low), float(interval.high), float(found.pvalue), len(values),
+        min(len(rows[label]) for label in test.contrast), used[0].dataset_hash,
+    )  # fmt: skip
+
+
+def corrected(results: Sequence[Evidence]) -> list[Evidence]:
+    """The results with Holm's correction over all of them."""
+    adjusted = holm(np.array([result.p_value for result in results]))
+    return [replace(result, p_holm=float(p)) for result, p in zip(results, adjusted, strict=True)]
+
+
+def evaluate_claims(claims: Sequence[Claim], rows: Rows) -> list[Evidence]:
+    """Every test of every claim, with p-values corrected over all of them."""
+    results = []
+    for claim in claims:
+        for test in claim.tests:
+            if (test.table, test.dataset) not in rows:
+                raise UserError(f"claim {claim.claim!r}: table {test.table} has no block on data set {test.dataset}")
+            results.append(weigh(claim, test, rows[test.table, test.dataset]))
+    return corrected(results)
+
+
+def overall(results: Sequence[Evidence]) -> str:
+    """A claim's verdict: what all its tests say, or how many say what."""
+    verdicts = [result.verdict for result in results]
+    if len(set(verdicts)) == 1:
+        return verdicts[0] if verdicts[0] != "not shown" else "not confirmed"
+    confirmed = verdicts.count("confirmed")
+    return f"not confirmed: {confirmed} of {len(verdicts)} tests" if confirmed else "not confirmed"
+
+
+def write_claims(claims: Sequence[Claim], results: Sequence[Evidence], folder: Path) -> str:
+    """Write claims.csv, .md and .html into folder, and return the text for a terminal."""
+    view = _view(claims, results)
+    write_text(folder / "claims.csv", _csv(results))
+    write_text(folder / "claims.md", rendering.markdown([view]))
+    write_text(folder / "claims.html", rendering.html([view]))
+    return rendering.text([view])
+
+
+def runs_of(plan: PlannedTable, load: Mapping[str, LoadedRun]) -> Rows:
+    """The rows of a planned table; load: run id -> run."""
+    return {
+        (plan.name, planned.block.dataset): {row.label: [load[run.id] for run in row.runs] for row in planned.rows}
+        for planned in plan.blocks
+    }
+
+
+def _view(claims: Sequence[Claim], results: Sequence[Evidence]) -> View:
+    sections = []
+    for claim in claims:
+        own = [result for result in results if result.claim == claim]
+        if claim.not_testable is not None:
+            cells = ("not testable here", claim.not_testable, NONE, NONE, NONE, NONE, NONE)
+            lines = [Line(tuple(map(Cell, cells)))]
+            verdict = "not testable here"
+        else:
+            lines, verdict = [_line(result) for result in own], overall(own)
+        sections.append(Section(f"{claim.claim} (paper, {claim.paper}): {verdict}", tuple(lines)))
+    notes = (
+        "A claim holds if its contrast, a weighted sum of methods' metrics, is above zero. Estimates and intervals are "
+        "in points of the metric in percent.",
+        f"Confirmed: above zero with p < {LEVEL}; contradicted: below zero with p < {LEVEL}; not shown: neither. "
+        f"p: paired t-test over users, Holm's correction over all {len(results)} tests of this page; interval: 95 %, "
+        "Student's t, each for itself.",
+        "Tests are over users. Where a row has a single seed, they do not cover how training varies with the seed: a "
+        "difference as small as that variation is no evidence, whatever its p.",
+    )
+    columns = (
+        "Verdict",
+        "Contrast",
+        "Data",
+        "Metric",
+        "Estimate (points)",
+        "95 % interval (points)",
+        "p (Holm)",
+        "Seeds",
+    )
+    sections = [Section(s.title, tuple(_padded(line, len(columns)) for line in s.lines)) for s in sections]
+    return View("claims", "Claims of the paper", columns, tuple(sections), notes, text_columns=4)
+
+
+def _padded(line: Line, width: int) -> Line:
+    return Line((*line.cells, *(Cell(NONE) for _ in range(width - len(line.cells)))))
+
+
+def _line(result: Evidence) -> Line:
+    texts = (
+        result.verdict,
+        contrast_text(result.test.contrast),
+        result.test.dataset,
+        metric_title(result.claim.metric),
+        signed(100 * result.estimate, 2),
+        f"{signed(100 * result.low, 2)} to {signed(100 * result.high, 2)}",
+        p_text(result.p_holm),
+        str(result.seeds),
+    )
+    return Line(tuple(map(Cell, texts)))
+
+
+def contrast_text(contrast: Mapping[str, float]) -> str:
+    """{"A": 1, "B": -0.95} -> "A − 0.95 B"."""
+    parts: list[str] = []
+    for label, weight in contrast.items():
+        sign = MINUS if weight < 0 else "+" if parts else ""
+        parts.append(f"{sign} {'' if abs(weight) == 1 else f'{abs(weight):g} '}{label}".strip())
+    return " ".join(parts)
+
+
+def _csv(results: Sequence[Evidence]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for result in results:
+        numbers = (result.estimate, result.low, result.high, result.p_value, result.p_holm)
+        writer.writerow([
+            result.claim.claim, result.claim.paper, result.test.table, result.test.dataset, result.claim.metric,
+            contrast_text(result.test.contrast), *(f"{number:.12g}" for number in numbers), result.users, result.seeds,
+            result.verdict, result.dataset_hash,
+        ])  # fmt: skip
+    return text.getvalue()

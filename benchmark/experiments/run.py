@@ -1,0 +1,160 @@
+"""What a run is: every setting that decides its result, typed and validated, and how it is executed.
+
+A run's id is a hash of what decides its result: data, method, training, evaluation, seed and, where it starts from
+another run, that run's id; how it is executed (device, threads, chunks) is no part of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, model_validator
+
+from benchmark.data.dataset import Protocol
+from benchmark.settings import Settings, read_yaml, validated
+
+FORMAT = 2  # of what a run's id covers; raise it when the same settings come to mean another result
+
+
+class NegativeSettings(Settings):
+    count: int = Field(gt=0)
+    sharing: Literal["shared", "per_position"] = "shared"
+    mask: Literal["cosine", "id", "both", "none"] = "cosine"
+
+
+class TemperatureSettings(Settings):
+    initial: float = Field(0.07, gt=0)
+    learnable: bool = True
+
+
+class OptimizerSettings(Settings):
+    """AdamW."""
+
+    learning_rate: float = Field(gt=0)
+    weight_decay: float = Field(ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+
+
+class ScheduleSettings(Settings):
+    """The learning rate rises linearly over the first share of all steps, then stays or decays to 0 as a cosine."""
+
+    kind: Literal["constant", "cosine"] = "constant"
+    warmup: float = Field(0.0, ge=0, lt=1)
+
+
+class TrainingSettings(Settings):
+    """sequence_length: events a window's input may hold; a window has one more, its last target. windows: all that a
+    user's training events are cut into, or the last or the first one alone.
+
+    epochs: 0 trains nothing, and the weights that the run starts from are ranked. patience: epochs without a better
+    validation score after which training stops. selection: "best" keeps the weights of the best epoch on validation,
+    "last" those of the last (protocols without validation). user_share: of the users whose events are trained on; a
+    smaller share is part of a larger one, and all users are ranked (figure 3). order: "shuffled" puts each user's
+    training items in a random order, a control that tells whether a method uses it.
+    """
+
+    sequence_length: int = Field(gt=0)
+    windows: Literal["all", "last", "first"] = "all"
+    global_batch: int = Field(gt=0)
+    negatives: NegativeSettings
+    temperature: TemperatureSettings = TemperatureSettings()
+    optimizer: OptimizerSettings
+    schedule: ScheduleSettings = ScheduleSettings()
+    epochs: int = Field(ge=0)
+    patience: int = Field(gt=0)
+    selection: Literal["best", "last"] = "best"
+    selection_metric: str = "ndcg@200"
+    minimum_surviving_negatives: float = Field(0.5, ge=0)
+    user_share: float = Field(1.0, gt=0, le=1)
+    order: Literal["chronological", "shuffled"] = "chronological"
+
+
+class EvaluationSettings(Settings):
+    """mask: what of the history cannot be recommended. order: "shuffled" puts the events that the method reads in a
+    random order. scores: "bf16" multiplies embeddings rounded to bfloat16, where many scores tie."""
+
+    sequence_length: int = Field(gt=0)
+    mask: Literal["whole", "truncated", "none"] = "whole"
+    order: Literal["chronological", "shuffled"] = "chronological"
+    scores: Literal["fp32", "bf16"] = "fp32"
+
+
+class ExecutionSettings(Settings):
+    """How a run is executed; its result does not depend on it (up to rounding).
+
+    nodes: hosts. processes: on each of them, each with a GPU of its own unless device is cpu. threads: of each process.
+    item_chunk: most items embedded at once. history_chunk: most sequences that the model reads at once.
+    """
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    nodes: int = Field(1, gt=0)
+    processes: int = Field(1, gt=0)
+    threads: int = Field(1, gt=0)
+    item_chunk: int | None = Field(None, gt=0)
+    history_chunk: int | None = Field(None, gt=0)
+    checkpoint_minutes: float = Field(10.0, gt=0)
+
+
+class SourceRun(Settings):
+    """A run that another one starts from; their folders lie side by side.
+
+    parts: the parts of the model (first words of its weights' names, such as user_llm) whose trained weights are taken
+    over; None takes them all. cached_items: items are not embedded anew but read from the source's exported embeddings.
+    """
+
+    run: str
+    parts: list[str] | None = None
+    cached_items: bool = False
+
+
+class Run(Settings):
+    """Everything that decides one run's result, and how it is executed; written as run.yaml beside its results."""
+
+    id: str
+    method: str
+    label: str
+    variant: str = ""
+    class_: str = Field(alias="class")
+    dataset: str
+    protocol: Protocol
+    dataset_definition: dict[str, Any]
+    model: dict[str, Any]
+    text: dict[str, Any] | None
+    training: TrainingSettings
+    evaluation: EvaluationSettings
+    seed: int = Field(ge=0)
+    starts_from: SourceRun | None = None
+    execution: ExecutionSettings = ExecutionSettings()
+
+    @model_validator(mode="after")
+    def _combinations(self) -> Run:
+        if self.protocol == "meta" and self.training.selection == "best":
+            raise ValueError("protocol meta has no validation events: set training.selection to last")
+        if not self.training.epochs and (self.starts_from is None or self.starts_from.parts is not None):
+            raise ValueError("training.epochs is 0: say in starts_from which run's weights, all of them, are ranked")
+        return self
+
+    def identity(self) -> str:
+        """The hash of what decides the result. Settings at their defaults are left out, so that one that is added later
+        changes no id; whoever changes what a default means raises FORMAT."""
+        decisive = self.model_dump(
+            mode="json", by_alias=True, exclude={"id", "label", "variant", "execution"}, exclude_defaults=True
+        )
+        decisive["precision"] = self.execution.precision
+        text = json.dumps({"format": FORMAT, **decisive}, sort_keys=True, ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def load_run_file(path: Path) -> Run:
+    """run.yaml as written beside a run's results."""
+    return validated(Run, read_yaml(path), str(path))
+
+
+def dump_run(run: Run) -> str:
+    """run.yaml's text: every resolved setting."""
+    return yaml.safe_dump(run.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,96 @@
+"""Claims: contrasts against scipy's paired test, Holm over all of them, and what is told of each."""
+
+import numpy as np
+import pytest
+from conftest import simulated_ranks
+from scipy import stats
+
+from benchmark.analysis.claims import Claim, ClaimsFile, contrast_text, evaluate_claims, overall, write_claims
+from benchmark.analysis.runs import load_run
+from benchmark.analysis.views import MINUS
+from benchmark.errors import UserError
+
+KEY = ("text", "toy")
+
+
+def claim(contrast, statement="text beats ids", metric="ndcg@10"):
+    test = {"table": KEY[0], "dataset": KEY[1], "contrast": contrast}
+    return Claim(claim=statement, paper="table 0", metric=metric, tests=[test])
+
+
+def gain(method, seed=1):
+    ranks = simulated_ranks(method, seed)
+    return np.where(ranks <= 10, 1 / np.log2(ranks + 1), 0)
+
+
+@pytest.fixture
+def rows(make_run):
+    runs = {name: [load_run(make_run(name, seed)) for seed in (1, 2)] for name in ("hllm", "hstu", "sasrec")}
+    return {KEY: {name.upper(): own for name, own in runs.items()}}
+
+
+def test_a_contrast_of_two_is_the_paired_t_test(make_run):
+    single = {KEY: {name: [load_run(make_run(name))] for name in ("hllm", "hstu")}}
+    (found,) = evaluate_claims([claim({"hllm": 1, "hstu": -1})], single)
+    expected = stats.ttest_rel(gain("hllm"), gain("hstu"))
+    interval = expected.confidence_interval()
+    assert found.estimate == pytest.approx((gain("hllm") - gain("hstu")).mean())
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+    assert found.p_value == pytest.approx(expected.pvalue)
+    assert (found.p_holm, found.verdict, found.seeds) == (pytest.approx(expected.pvalue), "confirmed", 1)
+
+
+def test_a_contrast_weighs_users_means_over_seeds(rows):
+    (found,) = evaluate_claims([claim({"HLLM": 1, "HSTU": -2, "SASREC": 0.5})], rows)
+    mean = {name: (gain(name, 1) + gain(name, 2)) / 2 for name in ("hllm", "hstu", "sasrec")}
+    values = mean["hllm"] - 2 * mean["hstu"] + 0.5 * mean["sasrec"]
+    assert found.estimate == pytest.approx(values.mean())
+    assert found.p_value == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
+    assert found.seeds == 2
+
+
+def test_verdicts_follow_the_corrected_p_value_and_the_sign(rows):
+    claims = [
+        claim({"HLLM": 1, "HSTU": -1}, "true"),
+        claim({"HSTU": 1, "HLLM": -1}, "false"),
+        claim({"SASREC": 1, "HSTU": -1.09}, "unclear"),
+    ]
+    results = evaluate_claims(claims, rows)
+    assert [result.verdict for result in results] == ["confirmed", "contradicted", "not shown"]
+    raw = [result.p_value for result in results]
+    assert results[0].p_holm == pytest.approx(3 * raw[0])
+    assert overall(results[:1]) == "confirmed"
+    assert overall(results[2:]) == "not confirmed"
+    assert overall([results[0], results[2]]) == "not confirmed: 1 of 2 tests"
+
+
+def test_pages_say_every_claim_and_why_one_cannot_be_tested(rows, tmp_path):
+    claims = [claim({"HLLM": 1, "HSTU": -0.95}), Claim(claim="it pays", paper="figure 9", not_testable="no money here")]
+    shown = write_claims(claims, evaluate_claims(claims, rows), tmp_path)
+    page = (tmp_path / "claims.md").read_text()
+    for text in ("text beats ids (paper, table 0): confirmed", f"HLLM {MINUS} 0.95 HSTU", "it pays", "no money here"):
+        assert text in page
+        assert text in shown
+    assert (tmp_path / "claims.csv").read_text().count("\n") == 2
+    assert "text beats ids" in (tmp_path / "claims.html").read_text()
+
+
+def test_what_cannot_be_weighed_is_told(rows, make_run, tmp_path):
+    with pytest.raises(UserError, match=r"table text has no row 'HLM' on toy; it has: HLLM, HSTU, SASREC"):
+        evaluate_claims([claim({"HLM": 1})], rows)
+    with pytest.raises(UserError, match="has no block on data set toy"):
+        evaluate_claims([claim({"HLLM": 1})], {})
+    other = load_run(make_run("popularity", record={"dataset_hash": "e" * 64}))
+    with pytest.raises(UserError, match="cannot be compared"):
+        evaluate_claims([claim({"HLLM": 1, "other": -1})], {KEY: {**rows[KEY], "other": [other]}})
+    file = tmp_path / "claims.yaml"
+    file.write_text("claims: [{claim: c, paper: p}]")
+    with pytest.raises(UserError, match="give either tests or not_testable"):
+        ClaimsFile.read(file)
+    file.write_text("claims: [{claim: c, paper: p, metric: auc, not_testable: x}]")
+    with pytest.raises(UserError, match="metric 'auc' is not known"):
+        ClaimsFile.read(file)
+
+
+def test_contrast_text():
+    assert contrast_text({"A": 1, "B": -1, "C": 0.5, "D": -2}) == f"A {MINUS} B + 0.5 C {MINUS} 2 D"
