@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from benchmark.commands import data, evidence, results, runs
+from benchmark.commands import data, evidence, results, runs, speed
 from benchmark.commands.shared import log
 from benchmark.errors import UserError
 
@@ -21,6 +21,7 @@ for verb in (
     results.table,
     evidence.claims,
     evidence.reference,
+    speed.speed,
 ):
     app.command()(verb)
 

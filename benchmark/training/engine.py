@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +13,7 @@ from benchmark.data.batches import TrainingBatch
 from benchmark.recommender import PackedSequences, SequentialRecommender
 from benchmark.training.item_embedding import ItemEmbedder
 from benchmark.training.objectives import Objective, StepItems
+from benchmark.training.precision import Precision, compile_layers
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class Engine:
     """Model, objective and optimizer on one device.
 
     item_chunk: most items embedded at once; see `ItemEmbedder`. history_chunk: most sequences through
-    `embed_histories` at once; the loss and its gradients are those of all at once.
+    `embed_histories` at once; the loss and its gradients are those of all at once. compiled: let torch.compile make the
+    kernels of the model's heavy layers and of the objective.
     """
 
     def __init__(
@@ -46,14 +47,16 @@ class Engine:
         bf16: bool,
         item_chunk: int | None = None,
         history_chunk: int | None = None,
+        compiled: bool = False,
     ) -> None:
         self.model, self.objective, self.optimizer = model, objective, optimizer
-        self.device, self.bf16, self.history_chunk = device, bf16, history_chunk
+        self.device, self.history_chunk = device, history_chunk
+        self.precision = Precision(model, device, bf16=bf16)
+        objective.compiled = compiled
+        self._comparable = torch.compile(model.comparable, dynamic=True) if compiled else model.comparable
+        if compiled:
+            compile_layers(model)
         self.items = ItemEmbedder(model, device, self.precision, item_chunk)
-
-    def precision(self) -> AbstractContextManager[object]:
-        """bf16 matrix products over float32 weights, or nothing; the objective is float32 either way."""
-        return torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext()
 
     def step(self, batch: TrainingBatch) -> StepFigures:
         """One optimisation step; batch is on the engine's device."""
@@ -83,7 +86,7 @@ class Engine:
             return self.model.embed_histories(sequences, items)
 
     def comparable(self, embeddings: Tensor) -> Tensor:
-        return self.model.comparable(embeddings)
+        return self._comparable(embeddings)
 
     def parameters(self) -> Iterator[nn.Parameter]:
         yield from self.model.parameters()
