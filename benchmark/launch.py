@@ -77,6 +77,9 @@ def enter(layout: Layout, arguments: Sequence[str], module: str = "benchmark") -
     """Return in the processes that do the work of `python -m benchmark` with these arguments; in their launcher, exit
     with their status when they have ended."""
     command = [module, *arguments]
+    # A cluster warns all processes of a step, at any moment. The warning waits until training asks for it, and means
+    # nothing to others, torchrun among them; processes that are started from here on do likewise.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
     found = place(os.environ)
     if found is Place.WORKER:
         if LAUNCHER in os.environ:
@@ -133,7 +136,6 @@ def _torchrun(nodes: int, processes: int, command: Sequence[str]) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # for the processes that do the work: Slurm signals all of a step
     rendezvous = os.environ[RENDEZVOUS] if nodes > 1 else None
     options = torchrun_arguments(nodes, processes, rendezvous, int(os.environ.get("SLURM_NODEID", 0)))
     try:
