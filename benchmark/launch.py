@@ -170,7 +170,8 @@ def _in_job(nodes: int, command: Sequence[str]) -> int:
     environment = {**os.environ, RENDEZVOUS: f"{socket.gethostname()}:{_free_port()}"}
     status = subprocess.run([*srun_command(nodes), *command], env=environment, check=False).returncode
     status = status if status >= 0 else 128 - status
-    if status == STOPPED and not cancelled.is_set() and _requeued(os.environ["SLURM_JOB_ID"]):
+    # A task that the warning ends by itself had not begun to work.
+    if status in (STOPPED, 128 + signal.SIGUSR1) and not cancelled.is_set() and _requeued(os.environ["SLURM_JOB_ID"]):
         cancelled.wait(60)  # Slurm ends this process now, and it should not look as if it had failed by itself
     return status
 
