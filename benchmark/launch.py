@@ -30,13 +30,13 @@ from enum import Enum
 from typing import TYPE_CHECKING, Literal
 
 from benchmark import gpus
+from benchmark.errors import STOPPED
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 log = logging.getLogger(__name__)
 
-STOPPED = 75  # EX_TEMPFAIL: saved on a signal; start again to continue
 MOST_REQUEUES = 200  # of one job, so that one whose time limit is too short for any progress ends some day
 LAUNCHER = "HLLM_BENCH_LAUNCHER"  # in a process that was started to do the work: who started it
 RENDEZVOUS = "HLLM_BENCH_RENDEZVOUS"  # in a task of srun: where the nodes meet, host:port

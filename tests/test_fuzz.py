@@ -11,14 +11,14 @@ from typing import get_args
 import pytest
 import yaml
 from fuzzing import FIELDS, TEXTS, mutated_text, mutated_tree
-from training.interactions import prepared, write_csv
+from training.interactions import write_csv
 
 from benchmark.data.dataset import Protocol
 from benchmark.data.preparation import prepare
 from benchmark.data.sources import DatasetDefinition
 from benchmark.data.text import TextSettings
 from benchmark.errors import UserError
-from benchmark.experiments import Configuration, dump_run, load_run_file
+from benchmark.experiments import Configuration, dump_run
 from benchmark.training.registry import model_settings
 
 ROOT = Path(__file__).parent.parent
@@ -128,3 +128,49 @@ def test_a_fuzzed_data_file_is_prepared_or_refused_and_leaves_what_was_prepared(
         except Exception as error:
             pytest.fail(f"seed {seed}, {path.name}: {error!r}")
     assert EACH / BATCHES * 0.2 < refused < EACH / BATCHES
+
+
+def verb(folder, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "benchmark", *map(str, arguments)], cwd=folder, capture_output=True, text=True,
+        timeout=240, check=False,
+    )  # fmt: skip
+
+
+def refused_in_one_line(done, case):
+    assert done.returncode == 1, (case, done.stderr)
+    assert len(done.stderr.strip().splitlines()) == 1, (case, done.stderr)
+    assert "error: " in done.stderr
+
+
+def test_a_fuzzed_run_or_data_file_is_refused_by_the_command_line_and_changes_no_result(configuration, raw_data):
+    """Settings of a finished run and a prepared data set's raw file, changed in ways that never work."""
+    folder, home = configuration[0], configuration[0].parent
+    run = next(run for run in Configuration(folder).plan("table7", "laptop").runs() if run.method == "popularity")
+    finished = home / "finished"
+    finished.mkdir()
+    for name in ("model.safetensors", "ranks.parquet", "metrics.csv", "training.csv", "provenance.json"):
+        (finished / name).write_text("finished")
+    before = snapshot(finished)
+    text = dump_run(run)
+    for number, changed in enumerate((
+        text.replace("seed: 2020", "seed: 2021"), text.replace("epochs: ", "epochs: 1"), text[: len(text) // 2],
+        text.replace("baselines.popularity.Popularity", "os.system"),
+    )):  # fmt: skip
+        assert changed != text
+        (finished / "run.yaml").write_text(changed)
+        refused_in_one_line(verb(home, ("train", "rank")[number % 2], finished / "run.yaml"), changed)
+        (finished / "run.yaml").unlink()
+        assert {name: snapshot(finished)[name] for name in before} == before
+
+    (folder / "datasets.yaml").write_text(
+        yaml.safe_dump({"raw": {"reader": "csv", "folder": str(home / "raw"), "licence": "generated"}})
+    )
+    good = (raw_data / "csv/interactions.csv").read_text()
+    shutil.copytree(raw_data / "csv", home / "raw")
+    assert verb(home, "prepare", "raw").returncode == 0
+    before = snapshot(home / "data/raw/hllm")
+    for changed in (good + '"', good.replace("user_id", "user"), good + "i000,u000,soon\n"):
+        (home / "raw/interactions.csv").write_text(changed)
+        refused_in_one_line(verb(home, "prepare", "raw"), changed[-40:])
+        assert snapshot(home / "data/raw/hllm") == before

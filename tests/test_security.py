@@ -72,22 +72,27 @@ def test_a_name_that_a_shell_or_a_path_would_read_is_no_name(value, tmp_path):
             ask(value)
     with pytest.raises(UserError, match="has no data set"):
         made.dataset_definition(value)
-    (tmp_path / "config/datasets.yaml").write_text(yaml.safe_dump({value: {"reader": "csv", "folder": ".", "licence": ""}}))
+    (tmp_path / "config/datasets.yaml").write_text(
+        yaml.safe_dump({value: {"reader": "csv", "folder": ".", "licence": ""}})
+    )
     with pytest.raises(UserError, match="cannot name a data set"):
         Configuration(tmp_path / "config").dataset_definition("small")
 
 
-@pytest.mark.parametrize("path", ["os.system", "subprocess.run", "models.hllm.__builtins__", "models.pretrained.Path",
-                                  "benchmark.files.write_text", "models...x.Y", "models.$(touch executed).X"])  # fmt: skip
+@pytest.mark.parametrize(
+    "path",
+    ["os.system", "subprocess.run", "models.hllm.__builtins__", "models.pretrained.Path", "benchmark.files.write_text",
+     "models...x.Y", "models.$(touch executed).X"],
+)  # fmt: skip
 def test_a_class_is_one_of_this_projects_methods(path):
-    with pytest.raises(UserError, match="mend `class`|put the method there"):
+    with pytest.raises(UserError, match=r"mend `class`|put the method there"):
         method_class(path)
 
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
     """The project under a name that a shell would trip over, with a table of two small runs."""
-    folder = tmp_path_factory.mktemp("security") / "it's $(touch executed); \"here\""
+    folder = tmp_path_factory.mktemp("security") / 'it\'s $(touch executed); "here"'
     folder.mkdir()
     for name in ("Snakefile", "workflow", "profiles", "benchmark", "models", "baselines"):
         (folder / name).symlink_to(ROOT / name)

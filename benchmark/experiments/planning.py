@@ -90,7 +90,9 @@ class Configuration:
     def _file(self, part: str, name: str, kind: type[Model]) -> Model:
         """A file of a folder under config/, read once. Its name becomes part of paths and commands."""
         if not re.fullmatch(NAME, name):
-            raise UserError(f"{self.folder / part} has nothing named {name!r}; names are of letters, digits, ., - and _")
+            raise UserError(
+                f"{self.folder / part} has nothing named {name!r}; names are of letters, digits, ., - and _"
+            )
         path = self.folder / part / f"{name}.yaml"
         if path not in self._files:
             self._files[path] = validated(kind, read_yaml(path), str(path))
