@@ -74,7 +74,7 @@ class DatasetDefinition(Settings):
     label: what makes an interaction positive; it changes nothing but the labels.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
+    name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]*$")
     reader: Literal["movielens", "csv"]
     package: str | None = None
     folder: Path
@@ -127,8 +127,8 @@ def load_definitions(path: Path) -> dict[str, DatasetDefinition]:
     definitions = {}
     for name, entry in read_yaml(path).items():
         where = f"{path}, data set {name}"
-        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-            raise UserError(f"{path}: {name!r} cannot name a data set; use letters, digits, - and _")
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]*", name):
+            raise UserError(f"{path}: {name!r} cannot name a data set; use letters, digits, _ and, not first, -")
         if not isinstance(entry, dict):
             raise UserError(f"{where}: expected keys such as reader and folder, found {type(entry).__name__}")
         content: dict[str, Any] = entry
