@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -59,7 +60,14 @@ def data_folder(run: Run, data: Path) -> Path:
     return data / run.dataset / run.protocol
 
 
+def allocate_in_segments() -> None:
+    """Let torch grow its pieces of GPU memory: chunks of ever other sizes leave no gaps then. Called before any is used;
+    a user's own setting stays."""
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+
+
 def device_of(run: Run) -> torch.device:
+    allocate_in_segments()
     import torch
 
     torch.set_num_threads(run.execution.threads)
