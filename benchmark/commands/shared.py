@@ -61,8 +61,8 @@ def data_folder(run: Run, data: Path) -> Path:
 
 
 def allocate_in_segments() -> None:
-    """Let torch grow its pieces of GPU memory: chunks of ever other sizes leave no gaps then. Called before any is used;
-    a user's own setting stays."""
+    """Let torch grow its pieces of GPU memory: chunks of ever other sizes leave no gaps then. To be called before any
+    is used; a user's own setting stays."""
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 
