@@ -56,7 +56,7 @@ def recommend(
         target = int(cases.target[case])
         shown = [names.full(int(i)) for i in dataset.items[cases.history_start[case] : cases.history_end[case]]]
     else:
-        items, shown, new = _read_titles(shown, names, dataset.item_count)
+        items, shown, new = _read_titles(shown, names, dataset.item_count, settings)
         sequence = _sequence(dataset, items[-ranking.sequence_length :])
         masked = sequence.items[sequence.items < dataset.item_count] if ranking.mask != "none" else sequence.items[:0]
         if new:
@@ -82,7 +82,7 @@ def _case_of(dataset: Dataset, cases: EvaluationCases, user: str) -> int:
     return places[user]
 
 
-def _read_titles(titles: list[str], names: Titles, size: int) -> tuple[list[int], list[str], list[str]]:
+def _read_titles(titles: list[str], names: Titles, size: int, run: Run) -> tuple[list[int], list[str], list[str]]:
     """Catalogue indices (new texts after the catalogue's own), what to show, and the new texts."""
     items: list[int] = []
     shown: list[str] = []
@@ -90,9 +90,10 @@ def _read_titles(titles: list[str], names: Titles, size: int) -> tuple[list[int]
     for title in titles:
         item = names.find(title)
         if item is None:
-            near = names.near(title)
-            log.info("%r is in no title of the catalogue%s: read as new text", title,
-                     f" (near: {', '.join(near)})" if near else "")  # fmt: skip
+            near = f"; it has, for one: {'; '.join(close)}" if (close := names.near(title)) else ""
+            if run.text is None:
+                raise UserError(f"{run.label} reads no text, and its catalogue has no title {title!r}{near}")
+            log.info("the catalogue has no title %r%s: read as new text", title, near)
             item = size + len(new)
             new.append(title)
             shown.append(f"{title} (new text)")
@@ -122,9 +123,7 @@ def _with_new_texts(
     from benchmark.data.text import TextSettings, tokens_folder
     from benchmark.training import registry
 
-    if run.text is None:
-        raise UserError(f"{run.label} reads no text, and {texts[0]!r} is no title of its catalogue")
-    settings = TextSettings.from_mapping(run.text)
+    settings = TextSettings.from_mapping(run.text or {})
     folder = tokens_folder(data_folder(run, data), settings)
     catalogue = with_new_texts(catalogue_of(run, dataset.item_count, data, device), folder, settings, field, texts)
     length = max(run.training.sequence_length, run.evaluation.sequence_length)
