@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from benchmark.commands import comparison, data, evidence, recommend, results, runs
+from benchmark.commands import comparison, data, evidence, recommend, results, runs, speed
 from benchmark.commands.shared import log
 from benchmark.errors import STOPPED, StoppedError, UserError
 
@@ -25,6 +25,7 @@ for verb in (
     recommend.recommend,
     evidence.claims,
     evidence.reference,
+    speed.speed,
 ):
     app.command()(verb)
 

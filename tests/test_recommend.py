@@ -110,7 +110,7 @@ def test_a_user_is_shown_with_titles_and_the_held_out_item(text_run, data, capsy
 
 
 def test_a_submission_is_checked_against_the_prepared_data(text_run, data, tmp_path):
-    source, run, _, dataset = text_run
+    source, _, _, dataset = text_run
     folder = Path(shutil.copytree(source, tmp_path / "run"))
     record = {
         "git_revision": "a" * 40, "python": "3.11", "platform": "x", "packages": {}, "device": "CPU", "seed": 2020,
