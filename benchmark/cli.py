@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from benchmark.commands import comparison, data, doctor, evidence, results, runs, speed
+from benchmark.commands import comparison, data, doctor, evidence, recommend, results, runs, speed
 from benchmark.commands.shared import log
 from benchmark.errors import STOPPED, StoppedError, UserError
 
@@ -22,6 +22,7 @@ for verb in (
     comparison.compare,
     comparison.leaderboard,
     comparison.submit,
+    recommend.recommend,
     evidence.claims,
     evidence.reference,
     speed.speed,

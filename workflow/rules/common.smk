@@ -9,7 +9,7 @@ from benchmark.errors import UserError
 from benchmark.experiments import Configuration
 
 BENCHMARK = f"{shlex.quote(sys.executable)} -m benchmark"  # the environment that snakemake itself runs in
-KNOWN_OPTIONS = {"preset", "tables", "seeds", "overrides"}
+KNOWN_OPTIONS = {"preset", "tables", "seeds", "overrides", "results", "against", "reference"}
 
 
 def whole_numbers(text):
