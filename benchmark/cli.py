@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from benchmark.commands import data, evidence, results, runs
+from benchmark.commands import clicks, data, evidence, results, runs
 from benchmark.commands.shared import log
 from benchmark.errors import UserError
 
@@ -17,6 +17,7 @@ for verb in (
     runs.resolve,
     runs.train,
     runs.rank,
+    clicks.clicks,
     results.table,
     evidence.claims,
     evidence.reference,

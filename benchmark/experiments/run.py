@@ -45,12 +45,28 @@ class ScheduleSettings(Settings):
     warmup: float = Field(0.0, ge=0, lt=1)
 
 
+class ClickSettings(Settings):
+    """Clicks are predicted: the loss is generative_weight * L_gen + L_cls (paper section 3.3; lambda is unpublished).
+
+    history: which earlier events of the user a method reads, "all" or those labelled positive. cases_per_window:
+    targets of a window whose labels one step predicts. validation_share, test_share: of all events, the latest, whose
+    labels are predicted (`benchmark.data.click_cases`).
+    """
+
+    history: Literal["all", "positive"] = "positive"
+    generative_weight: float = Field(0.0, ge=0)
+    cases_per_window: int = Field(gt=0)
+    validation_share: float = Field(0.1, gt=0, lt=0.5)
+    test_share: float = Field(0.1, gt=0, lt=0.5)
+
+
 class TrainingSettings(Settings):
     """sequence_length: events a window's input may hold; a window has one more, its last target.
 
     patience: epochs without a better validation score after which training stops. selection: "best" keeps the weights
     of the best epoch on validation, "last" those of the last (protocols without validation). user_share: of the users
-    whose events are trained on; a smaller share is part of a larger one, and all users are ranked (figure 3).
+    whose events are trained on; a smaller share is part of a larger one, and all users are ranked (figure 3). click:
+    for methods that predict clicks; selection_metric is then auc or group_auc.
     """
 
     sequence_length: int = Field(gt=0)
@@ -66,6 +82,7 @@ class TrainingSettings(Settings):
     selection_metric: str = "ndcg@200"
     minimum_surviving_negatives: float = Field(0.5, ge=0)
     user_share: float = Field(1.0, gt=0, le=1)
+    click: ClickSettings | None = None
 
 
 class EvaluationSettings(Settings):

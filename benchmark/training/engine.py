@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -84,6 +85,12 @@ class Engine:
 
     def comparable(self, embeddings: Tensor) -> Tensor:
         return self.model.comparable(embeddings)
+
+    def call(self, function: str, *arguments: Any) -> Tensor:
+        """Another function of the model, in the run's precision."""
+        with self.precision():
+            found: Tensor = getattr(self.model, function)(*arguments)
+        return found
 
     def parameters(self) -> Iterator[nn.Parameter]:
         yield from self.model.parameters()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -60,6 +60,9 @@ class RunningModel(Protocol):
     def embed_histories(self, sequences: PackedSequences, items: Tensor) -> Tensor: ...
 
     def comparable(self, embeddings: Tensor) -> Tensor: ...
+
+    def call(self, function: str, *arguments: Any) -> Tensor:
+        """Another function of the method by its name, for objectives that know more of it than the contract."""
 
 
 class Objective(nn.Module, ABC):
@@ -193,4 +196,9 @@ def _scores_of_own(vectors: Tensor, table: Tensor, chosen: Tensor) -> Tensor:
 def objective_for(training: TrainingSettings) -> Objective:
     """The objective that a run's settings name."""
     temperature = Temperature(training.temperature.initial, training.temperature.learnable)
-    return InfoNCE(temperature, training.negatives.mask)
+    generative = InfoNCE(temperature, training.negatives.mask)
+    if training.click is None:
+        return generative
+    from benchmark.training.click import ClickObjective  # which builds on this module
+
+    return ClickObjective(generative, training.click.generative_weight, training.click.history)
