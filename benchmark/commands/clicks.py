@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+from benchmark.commands.runs import check_same_items
 from benchmark.commands.shared import DataRoot, RunFile, log, log_to, opened
 from benchmark.errors import UserError
 
@@ -22,8 +23,9 @@ def clicks(run_file: RunFile, data: DataRoot = Path("data")) -> None:
 
     run, folder = load_run_file(run_file), run_file.parent
     log_to(folder / "clicks.log", run.label)
-    device, dataset, opened_model = opened(run, data)
-    model, cut = click_model(run, opened_model), clicks_of(run, dataset)
+    parts = opened(run, folder, data)
+    device, model, cut = parts.device, click_model(run, parts.model), clicks_of(run, parts.dataset)
+    check_same_items(folder, parts.items_sha256)
     if cut is None:
         raise UserError(f"{run_file}: the run predicts no clicks; rank it instead, or set training.click")
     model.load_state_dict(load_weights(folder / "model.safetensors"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -81,16 +81,21 @@ class TrainingBatch:
 
 
 def training_windows(
-    lengths: Int64, offsets: Int64, sequence_length: int, choice: Literal["all", "last"]
+    lengths: Int64, offsets: Int64, sequence_length: int, choice: Literal["all", "last", "first"]
 ) -> tuple[Int64, Int64]:
     """Cut the training events of every user into windows of at most sequence_length + 1 events.
 
     lengths: (users,) training events; offsets: (users,) where each user's events start. Returns (start, length) of the
     windows, the length between 2 and sequence_length + 1. "all": a user with more than sequence_length + 1 events
     loses the oldest (n mod (sequence_length + 1)) and the rest is cut without overlap; "last": only the newest
-    sequence_length + 1 events (released code; PAPER data protocol, "Training windows").
+    sequence_length + 1 events (released code; PAPER data protocol, "Training windows"); "first": only the oldest
+    sequence_length + 1 (the pre-training of paper table 8).
     """
     window = sequence_length + 1
+    if choice == "first":
+        size = np.minimum(lengths, window)
+        keep = size >= 2
+        return offsets[keep], size[keep]
     if choice == "last":
         size = np.minimum(lengths, window)
         start, keep = offsets + lengths - size, size >= 2
@@ -119,14 +124,23 @@ def flat_ranges(starts: Int64, lengths: Int64) -> Int64:
     return np.arange(lengths.sum()) + np.repeat(starts - before, lengths)
 
 
-def packed(dataset: Dataset, starts: Int64, lengths: Int64) -> PackedSequences:
+def shuffled_ranges(starts: Int64, lengths: Int64, key: int) -> Int64:
+    """As `flat_ranges`, each range in a random order that depends on key and on the integers in it alone."""
+    rows = flat_ranges(starts, lengths)
+    drawn = randomness.hashes(key, torch.from_numpy(rows)).numpy()
+    return rows[np.lexsort((drawn, np.repeat(np.arange(len(starts)), lengths)))]
+
+
+def packed(dataset: Dataset, starts: Int64, lengths: Int64, shuffle_key: int | None = None) -> PackedSequences:
     """The events [start, start + length) of the data set's flat arrays, one sequence a range.
 
     Every range must be followed by another event of the same user, whose time is the last event's next_timestamp.
+    shuffle_key: puts the items of each sequence in a random order and leaves the times where they are.
     """
     rows = flat_ranges(starts, lengths)
+    placed = rows if shuffle_key is None else shuffled_ranges(starts, lengths, shuffle_key)
     return PackedSequences(
-        items=torch.from_numpy(dataset.items[rows].astype(np.int64)),
+        items=torch.from_numpy(dataset.items[placed].astype(np.int64)),
         timestamps=torch.from_numpy(dataset.timestamps[rows].astype(np.int64)),
         next_timestamps=torch.from_numpy(dataset.timestamps[rows + 1].astype(np.int64)),
         offsets=torch.from_numpy(np.concatenate([[0], lengths.cumsum()])),
@@ -137,6 +151,8 @@ def packed(dataset: Dataset, starts: Int64, lengths: Int64) -> PackedSequences:
 class TrainingBatches:
     """The batches of a run, by number: batch `step` is the same on every machine and after every restart.
 
+    order: "shuffled" puts every user's training items in one random order before they are cut into windows, the control
+    that tells whether a method uses order.
     click_cases: targets a window whose labels a step predicts, drawn anew in every step; 0 where labels play no part.
     """
 
@@ -145,15 +161,26 @@ class TrainingBatches:
         dataset: Dataset,
         *,
         sequence_length: int,
-        windows: Literal["all", "last"],
+        windows: Literal["all", "last", "first"],
         global_batch: int,
         negatives: Negatives,
         seed: int,
         user_share: float = 1.0,
+        order: Literal["chronological", "shuffled"] = "chronological",
         click_cases: int = 0,
     ) -> None:
         lengths = np.asarray(dataset.split[:, 0], dtype=np.int64)
         lengths = np.where(sampled_users(len(lengths), user_share), lengths, 0)  # no events, no windows
+        if order == "shuffled":
+            starts, items = np.asarray(dataset.offsets[:-1]), np.array(dataset.items)
+            key = randomness.key(seed, Stream.HISTORY_ORDER)
+            rows, shuffled = flat_ranges(starts, lengths), shuffled_ranges(starts, lengths, key)
+            items[rows] = items[shuffled]
+            dataset = replace(dataset, items=items)
+            if dataset.labels is not None:  # an item keeps its label
+                labels = np.array(dataset.labels)
+                labels[rows] = labels[shuffled]
+                dataset = replace(dataset, labels=labels)
         self.dataset, self.negatives, self.seed, self.global_batch = dataset, negatives, seed, global_batch
         self.sequence_length, self.click_cases = sequence_length, click_cases
         self.starts, self.lengths = training_windows(

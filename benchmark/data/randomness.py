@@ -26,7 +26,8 @@ class Stream(IntEnum):
     DROPOUT = 4
     TIED_ORDER = 5
     USER_SAMPLE = 6
-    CLICK_CASES = 7
+    HISTORY_ORDER = 7
+    CLICK_CASES = 8
 
 
 def _signed(x: int) -> int:

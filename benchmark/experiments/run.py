@@ -61,33 +61,42 @@ class ClickSettings(Settings):
 
 
 class TrainingSettings(Settings):
-    """sequence_length: events a window's input may hold; a window has one more, its last target.
+    """sequence_length: events a window's input may hold; a window has one more, its last target. windows: all that a
+    user's training events are cut into, or the last or the first one alone.
 
-    patience: epochs without a better validation score after which training stops. selection: "best" keeps the weights
-    of the best epoch on validation, "last" those of the last (protocols without validation). user_share: of the users
-    whose events are trained on; a smaller share is part of a larger one, and all users are ranked (figure 3). click:
-    for methods that predict clicks; selection_metric is then auc or group_auc.
+    epochs: 0 trains nothing, and the weights that the run starts from are ranked. patience: epochs without a better
+    validation score after which training stops. selection: "best" keeps the weights of the best epoch on validation,
+    "last" those of the last (protocols without validation). user_share: of the users whose events are trained on; a
+    smaller share is part of a larger one, and all users are ranked (figure 3). order: "shuffled" puts each user's
+    training items in a random order, a control that tells whether a method uses it. click: for methods that predict
+    clicks; selection_metric is then auc or group_auc.
     """
 
     sequence_length: int = Field(gt=0)
-    windows: Literal["all", "last"] = "all"
+    windows: Literal["all", "last", "first"] = "all"
     global_batch: int = Field(gt=0)
     negatives: NegativeSettings
     temperature: TemperatureSettings = TemperatureSettings()
     optimizer: OptimizerSettings
     schedule: ScheduleSettings = ScheduleSettings()
-    epochs: int = Field(gt=0)
+    epochs: int = Field(ge=0)
     patience: int = Field(gt=0)
     selection: Literal["best", "last"] = "best"
     selection_metric: str = "ndcg@200"
     minimum_surviving_negatives: float = Field(0.5, ge=0)
     user_share: float = Field(1.0, gt=0, le=1)
+    order: Literal["chronological", "shuffled"] = "chronological"
     click: ClickSettings | None = None
 
 
 class EvaluationSettings(Settings):
+    """mask: what of the history cannot be recommended. order: "shuffled" puts the events that the method reads in a
+    random order. scores: "bf16" multiplies embeddings rounded to bfloat16, where many scores tie."""
+
     sequence_length: int = Field(gt=0)
     mask: Literal["whole", "truncated", "none"] = "whole"
+    order: Literal["chronological", "shuffled"] = "chronological"
+    scores: Literal["fp32", "bf16"] = "fp32"
 
 
 class ExecutionSettings(Settings):
@@ -102,6 +111,18 @@ class ExecutionSettings(Settings):
     item_chunk: int | None = Field(None, gt=0)
     history_chunk: int | None = Field(None, gt=0)
     checkpoint_minutes: float = Field(10.0, gt=0)
+
+
+class SourceRun(Settings):
+    """A run that another one starts from; their folders lie side by side.
+
+    parts: the parts of the model (first words of its weights' names, such as user_llm) whose trained weights are taken
+    over; None takes them all. cached_items: items are not embedded anew but read from the source's exported embeddings.
+    """
+
+    run: str
+    parts: list[str] | None = None
+    cached_items: bool = False
 
 
 class Run(Settings):
@@ -120,12 +141,15 @@ class Run(Settings):
     training: TrainingSettings
     evaluation: EvaluationSettings
     seed: int = Field(ge=0)
+    starts_from: SourceRun | None = None
     execution: ExecutionSettings = ExecutionSettings()
 
     @model_validator(mode="after")
     def _combinations(self) -> Run:
         if self.protocol == "meta" and self.training.selection == "best":
             raise ValueError("protocol meta has no validation events: set training.selection to last")
+        if not self.training.epochs and (self.starts_from is None or self.starts_from.parts is not None):
+            raise ValueError("training.epochs is 0: say in starts_from which run's weights, all of them, are ranked")
         return self
 
     def identity(self) -> str:
