@@ -86,6 +86,12 @@ def cached_files(run):
     return [f"{RESULTS}/runs/{run.starts_from.run}/item_embeddings.npy"]
 
 
+def result_files(run):
+    """What a table reads of a run: its ranks, or its predicted clicks."""
+    names = ["ranks.parquet", "metrics.csv"] if run.training.click is None else ["clicks.parquet", "serving.csv"]
+    return [f"{RESULTS}/runs/{run.id}/{name}" for name in [*names, "provenance.json"]]
+
+
 # One run whose settings a token store is made from; all runs that share it say the same of it.
 TOKENIZING_RUN = {path: run.id for run in RUNS.values() for path in token_files(run)}
 

@@ -14,3 +14,21 @@ rule rank:
         gpus=lambda wildcards: 0 if RUNS[wildcards.run].execution.device == "cpu" else 1,
     shell:
         "{BENCHMARK} rank {input.run:q}"
+
+
+rule clicks:
+    "Predicts the clicks of every test case, and times requests."
+    input:
+        run=ancient(RESULTS + "/runs/{run}/run.yaml"),
+        model=RESULTS + "/runs/{run}/model.safetensors",
+        cache=lambda wildcards: cached_files(RUNS[wildcards.run]),
+    output:
+        RESULTS + "/runs/{run}/clicks.parquet",
+        RESULTS + "/runs/{run}/serving.csv",
+    log:
+        RESULTS + "/runs/{run}/clicks.log",
+    threads: lambda wildcards: RUNS[wildcards.run].execution.threads
+    resources:
+        gpus=lambda wildcards: 0 if RUNS[wildcards.run].execution.device == "cpu" else 1,
+    shell:
+        "{BENCHMARK} clicks {input.run:q}"
