@@ -20,6 +20,7 @@ for verb in (
     runs.rank,
     clicks.clicks,
     results.table,
+    results.compare,
     evidence.claims,
     evidence.reference,
 ):

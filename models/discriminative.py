@@ -53,6 +53,15 @@ class Discriminative(ClickRecommender):
     def embed_histories(self, sequences: PackedSequences, items: Tensor) -> Tensor:
         return self.base.embed_histories(sequences, items)
 
+    def item_sizes(self, items: Tensor) -> Tensor | None:
+        return self.base.item_sizes(items)
+
+    def item_table(self) -> Tensor | None:
+        return self.base.item_table()
+
+    def heavy_layers(self) -> list[nn.Module]:
+        return self.base.heavy_layers()
+
     def click_states(self, sequences: PackedSequences, items: Tensor) -> Tensor:
         if not self.target_in_history:
             items = with_user(items, sequences, self.user_token)

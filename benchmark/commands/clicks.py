@@ -7,22 +7,25 @@ import time
 from pathlib import Path
 
 from benchmark.commands.runs import check_same_items
-from benchmark.commands.shared import DataRoot, RunFile, log, log_to, opened
+from benchmark.commands.shared import DataRoot, RunFile, layout, log, log_to, opened
 from benchmark.errors import UserError
+from benchmark.experiments import load_run_file
+from benchmark.launch import enter
 
 
 def clicks(run_file: RunFile, data: DataRoot = Path("data")) -> None:
     """Predict the clicks of every test case with a trained run; write clicks.parquet and serving.csv."""
+    run, folder = load_run_file(run_file), run_file.parent
+    log_to(folder / "clicks.log", run.label)
+    enter(layout(run, 1, 1), sys.argv[1:])
+
     from rich.progress import Progress
 
     from benchmark.evaluation.click_metrics import CLICK_METRICS, click_metric, read_clicks
     from benchmark.evaluation.clicks import predict_clicks, serving_times, write_predictions, write_serving_times
-    from benchmark.experiments import load_run_file
     from benchmark.training.checkpoint import load_weights
     from benchmark.training.click import click_model, clicks_of
 
-    run, folder = load_run_file(run_file), run_file.parent
-    log_to(folder / "clicks.log", run.label)
     parts = opened(run, folder, data)
     device, model, cut = parts.device, click_model(run, parts.model), clicks_of(run, parts.dataset)
     check_same_items(folder, parts.items_sha256)

@@ -19,10 +19,11 @@ Int64 = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 @dataclass(frozen=True)
 class Negatives:
-    """How many negatives, and whether all positions of the global batch share them or each has its own."""
+    """How many negatives, and whether all positions of the global batch share them or each has its own. "in_batch"
+    draws none: the last targets of the global batch's windows are everybody's negatives."""
 
     count: int
-    sharing: Literal["shared", "per_position"]
+    sharing: Literal["shared", "per_position", "in_batch"]
 
 
 @dataclass(frozen=True)
@@ -208,6 +209,8 @@ class TrainingBatches:
         targets = torch.from_numpy(self.dataset.items[flat_ranges(starts + 1, lengths)].astype(np.int64))
         sequences, targets = sequences.to(device), targets.to(device, non_blocking=True)
         labels = self._labels(step, starts, lengths, sequences) if self.click_cases else None
+        if self.negatives.sharing == "in_batch":
+            return TrainingBatch(sequences, targets, targets[sequences.last], labels=labels)
         return TrainingBatch(sequences, targets, self._draw_negatives(step, sequences), labels=labels)
 
     def _labels(self, step: int, starts: Int64, lengths: Int64, sequences: PackedSequences) -> BatchLabels:

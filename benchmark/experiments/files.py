@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
+from benchmark.data.dataset import Protocol
 from benchmark.settings import Settings
 
 
@@ -67,7 +68,7 @@ class Block(Settings):
     instead of the preset's. methods: settings of every row of a method. choices: of all rows; see Row."""
 
     dataset: str
-    protocol: Literal["hllm", "meta"] = "hllm"
+    protocol: Protocol = "hllm"
     title: str = ""
     reference: str
     seeds: list[int] | None = Field(None, min_length=1)

@@ -14,14 +14,17 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, model_validator
 
+from benchmark.data.dataset import Protocol
 from benchmark.settings import Settings, read_yaml, validated
 
 FORMAT = 2  # of what a run's id covers; raise it when the same settings come to mean another result
 
 
 class NegativeSettings(Settings):
+    """sharing "in_batch" takes the last targets of the batch's windows for negatives, and count has no meaning."""
+
     count: int = Field(gt=0)
-    sharing: Literal["shared", "per_position"] = "shared"
+    sharing: Literal["shared", "per_position", "in_batch"] = "shared"
     mask: Literal["cosine", "id", "both", "none"] = "cosine"
 
 
@@ -43,6 +46,13 @@ class ScheduleSettings(Settings):
 
     kind: Literal["constant", "cosine"] = "constant"
     warmup: float = Field(0.0, ge=0, lt=1)
+
+
+class DenseAllActionSettings(Settings):
+    """Events of a window, the newest, that are targets, and of its history, the newest, that predict them."""
+
+    history_events: int = Field(10, gt=0)
+    target_events: int = Field(1, gt=0)
 
 
 class ClickSettings(Settings):
@@ -69,7 +79,8 @@ class TrainingSettings(Settings):
     "last" those of the last (protocols without validation). user_share: of the users whose events are trained on; a
     smaller share is part of a larger one, and all users are ranked (figure 3). order: "shuffled" puts each user's
     training items in a random order, a control that tells whether a method uses it. click: for methods that predict
-    clicks; selection_metric is then auc or group_auc.
+    clicks; selection_metric is then auc or group_auc. objective: "infonce" of the paper; "dense_all_action" of LEARN;
+    "bce" and "bpr" of one negative a position, on scores that no temperature divides.
     """
 
     sequence_length: int = Field(gt=0)
@@ -87,6 +98,8 @@ class TrainingSettings(Settings):
     user_share: float = Field(1.0, gt=0, le=1)
     order: Literal["chronological", "shuffled"] = "chronological"
     click: ClickSettings | None = None
+    objective: Literal["infonce", "dense_all_action", "bce", "bpr"] = "infonce"
+    dense_all_action: DenseAllActionSettings = DenseAllActionSettings()
 
 
 class EvaluationSettings(Settings):
@@ -102,11 +115,14 @@ class EvaluationSettings(Settings):
 class ExecutionSettings(Settings):
     """How a run is executed; its result does not depend on it (up to rounding).
 
+    nodes: hosts. processes: on each of them, each with a GPU of its own unless device is cpu. threads: of each process.
     item_chunk: most items embedded at once. history_chunk: most sequences that the model reads at once.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"
+    nodes: int = Field(1, gt=0)
+    processes: int = Field(1, gt=0)
     threads: int = Field(1, gt=0)
     item_chunk: int | None = Field(None, gt=0)
     history_chunk: int | None = Field(None, gt=0)
@@ -134,7 +150,7 @@ class Run(Settings):
     variant: str = ""
     class_: str = Field(alias="class")
     dataset: str
-    protocol: Literal["hllm", "meta"]
+    protocol: Protocol
     dataset_definition: dict[str, Any]
     model: dict[str, Any]
     text: dict[str, Any] | None

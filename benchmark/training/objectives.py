@@ -198,9 +198,17 @@ def _scores_of_own(vectors: Tensor, table: Tensor, chosen: Tensor) -> Tensor:
 def objective_for(training: TrainingSettings) -> Objective:
     """The objective that a run's settings name."""
     temperature = Temperature(training.temperature.initial, training.temperature.learnable)
+    # These build on this module.
+    from benchmark.training.click import ClickObjective
+    from benchmark.training.dense_all_action import DenseAllAction
+    from benchmark.training.one_negative import OneNegative
+
+    if training.objective == "dense_all_action":
+        dense = training.dense_all_action
+        return DenseAllAction(temperature, dense.history_events, dense.target_events)
+    if training.objective != "infonce":
+        return OneNegative(training.objective)
     generative = InfoNCE(temperature, training.negatives.mask)
     if training.click is None:
         return generative
-    from benchmark.training.click import ClickObjective  # which builds on this module
-
     return ClickObjective(generative, training.click.generative_weight, training.click.history)
