@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from benchmark.commands import clicks, data, evidence, results, runs
+from benchmark.commands import clicks, comparison, data, evidence, results, runs, speed
 from benchmark.commands.shared import log
 from benchmark.errors import STOPPED, StoppedError, UserError
 
@@ -20,9 +20,12 @@ for verb in (
     runs.rank,
     clicks.clicks,
     results.table,
-    results.compare,
+    comparison.compare,
+    comparison.leaderboard,
+    comparison.submit,
     evidence.claims,
     evidence.reference,
+    speed.speed,
 ):
     app.command()(verb)
 
