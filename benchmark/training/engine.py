@@ -310,6 +310,12 @@ class Engine:
     def comparable(self, embeddings: Tensor) -> Tensor:
         return self._comparable(embeddings)
 
+    def call(self, function: str, *arguments: Any) -> Tensor:
+        """Another function of the model, in the run's precision."""
+        with self.precision():
+            found: Tensor = getattr(self.model, function)(*arguments)
+        return found
+
 
 @torch.no_grad()
 def mean_cosine(vectors: Tensor) -> Tensor:

@@ -64,6 +64,9 @@ class RunningModel(Protocol):
 
     def comparable(self, embeddings: Tensor) -> Tensor: ...
 
+    def call(self, function: str, *arguments: Any) -> Tensor:
+        """Another function of the method by its name, for objectives that know more of it than the contract."""
+
 
 class Objective(nn.Module, ABC):
     """What a step minimises. Its parameters, if any, are few: every process holds all of them.
@@ -247,4 +250,17 @@ def _cross_entropy(own: Tensor, rest: Tensor, masked: Tensor, scale: Tensor) -> 
 def objective_for(training: TrainingSettings) -> Objective:
     """The objective that a run's settings name."""
     temperature = Temperature(training.temperature.initial, training.temperature.learnable)
-    return InfoNCE(temperature, training.negatives.mask)
+    # These build on this module.
+    from benchmark.training.click import ClickObjective
+    from benchmark.training.dense_all_action import DenseAllAction
+    from benchmark.training.one_negative import OneNegative
+
+    if training.objective == "dense_all_action":
+        dense = training.dense_all_action
+        return DenseAllAction(temperature, dense.history_events, dense.target_events)
+    if training.objective != "infonce":
+        return OneNegative(training.objective)
+    generative = InfoNCE(temperature, training.negatives.mask)
+    if training.click is None:
+        return generative
+    return ClickObjective(generative, training.click.generative_weight, training.click.history)
