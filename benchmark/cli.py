@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from benchmark.commands import data, evidence, results, runs
+from benchmark.commands import comparison, data, evidence, results, runs
 from benchmark.commands.shared import log
 from benchmark.errors import STOPPED, StoppedError, UserError
 
@@ -19,6 +19,9 @@ for verb in (
     runs.embed,
     runs.rank,
     results.table,
+    comparison.compare,
+    comparison.leaderboard,
+    comparison.submit,
     evidence.claims,
     evidence.reference,
 ):
