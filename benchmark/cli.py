@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from benchmark.commands import comparison, data, evidence, results, runs
+from benchmark.commands import comparison, data, evidence, results, runs, speed
 from benchmark.commands.shared import log
 from benchmark.errors import STOPPED, StoppedError, UserError
 
@@ -24,6 +24,7 @@ for verb in (
     comparison.submit,
     evidence.claims,
     evidence.reference,
+    speed.speed,
 ):
     app.command()(verb)
 
