@@ -3,6 +3,8 @@
 #   snakemake table7                             the comparison, on this machine (preset laptop)
 #   snakemake --config preset=gpu table7         on one GPU
 #   snakemake --config seeds=1,2,3 table7        other seeds
+#   snakemake --config tables=table7,table8      several tables alone
+#   snakemake --config overrides=mine.yaml all   your own settings over all others
 #   snakemake --dry-run table7                   lists the runs
 #
 # Presets, tables, methods and data sets are files under config/.

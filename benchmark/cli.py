@@ -6,12 +6,22 @@ import sys
 
 import typer
 
-from benchmark.commands import data, results, runs
+from benchmark.commands import data, evidence, results, runs
 from benchmark.commands.shared import log
 from benchmark.errors import UserError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-for verb in (data.prepare, data.tokenize, runs.resolve, runs.train, runs.rank, results.table):
+for verb in (
+    data.prepare,
+    data.tokenize,
+    runs.resolve,
+    runs.train,
+    runs.embed,
+    runs.rank,
+    results.table,
+    evidence.claims,
+    evidence.reference,
+):
     app.command()(verb)
 
 

@@ -63,6 +63,18 @@ class PackedSequences:
         """(b,) where the newest event of each sequence stands among the t events. Sequences must not be empty."""
         return self.offsets[1:] - 1
 
+    def part(self, first: int, last: int) -> PackedSequences:
+        """Sequences first up to, not including, last, of which there is at least one. Waits for the device."""
+        bounds = self.offsets[first : last + 1]
+        lengths, (start, end) = bounds.diff(), bounds[[0, -1]].tolist()
+        return PackedSequences(
+            self.items[start:end],
+            self.timestamps[start:end],
+            self.next_timestamps[start:end],
+            bounds - start,
+            int(lengths.max()),
+        )
+
     def to(self, device: torch.device | str) -> PackedSequences:
         items, timestamps, next_timestamps, offsets = (
             x.to(device, non_blocking=True) for x in (self.items, self.timestamps, self.next_timestamps, self.offsets)
@@ -77,12 +89,14 @@ class Catalogue:
     tokens: (total,) integer token ids of all items' texts one after another, [ITEM] not included; None without text.
     token_offsets: (size + 1,) int64; item i's tokens are those from token_offsets[i] up to token_offsets[i + 1].
     vocabulary_size: number of token ids of the tokenizer, 0 without text.
+    embeddings: (size, d) float32 item embeddings of another run, read only; None where the run does not start from one.
     """
 
     size: int
     tokens: Tensor | None = None
     token_offsets: Tensor | None = None
     vocabulary_size: int = 0
+    embeddings: Tensor | None = None
 
 
 class SequentialRecommender(nn.Module, ABC):

@@ -97,6 +97,42 @@ def test_run_file_round_trip(tmp_path):
     assert load_run_file(path) == run
 
 
+WALKERS = ("tables/table9.yaml", "presets", "tiny", 0, "rows")
+
+
+def test_a_row_starts_from_the_run_of_a_row_above_with_the_same_seed(tmp_path):
+    def change(files):
+        set_at((*WALKERS, 1, "starts_from"), {"row": "Walker", "parts": ["table"], "cached_items": True})(files)
+
+    first, second = configuration(tmp_path, change).plan("table9", "tiny").blocks[0].rows
+    assert [run.starts_from.run for run in second.runs] == [run.id for run in first.runs]
+    assert (second.runs[0].starts_from.parts, second.runs[0].starts_from.cached_items) == (["table"], True)
+
+    def other_source(files):
+        change(files)
+        set_at((*WALKERS, 0, "training"), {"epochs": 7})(files)
+
+    changed = configuration(tmp_path, other_source).plan("table9", "tiny").blocks[0].rows[1]
+    assert changed.runs[0].id != second.runs[0].id
+
+
+def test_a_users_own_file_has_the_last_word(tmp_path):
+    own = tmp_path / "mine.yaml"
+    own.write_text(yaml.safe_dump({
+        "seeds": [5], "training": {"epochs": 2}, "execution": {"threads": 3},
+        "methods": {"walker": {"model": {"layers": 9}}}, "rows": {"Walker (wide)": {"training": {"epochs": 1}}},
+    }))  # fmt: skip
+    configuration(tmp_path / "config")
+    made = Configuration(tmp_path / "config", own)
+    first, wide = made.plan("table9", "tiny").runs()
+    assert (first.seed, first.training.epochs, wide.training.epochs) == (5, 2, 1)
+    assert (first.model, wide.model["width"], first.execution.threads) == ({"width": 4, "layers": 9}, 8, 3)
+    assert [run.seed for run in made.plan("table9", "tiny", [6]).runs()] == [6, 6]
+    own.write_text("trainings: {}")
+    with pytest.raises(UserError, match=r"mine\.yaml: trainings: is not a known setting"):
+        Configuration(tmp_path / "config", own)
+
+
 def set_at(path, value):
     def change(files):
         at = files
@@ -123,6 +159,15 @@ BLOCK = ("tables/table9.yaml", "presets", "tiny", 0)
         (set_at((*BLOCK, "protocol"), "meta"), "protocol meta has no validation events"),
         (set_at((*BLOCK, "rows", 1), {"method": "walker"}), "more than one row is labelled 'Walker'"),
         (set_at((*BLOCK, "rows", 0, "method"), "flyer"), r"flyer\.yaml does not exist; .* has: walker"),
+        (
+            set_at((*BLOCK, "rows", 0, "starts_from"), {"row": "Walker (wide)"}),
+            r"row 'Walker': starts_from names 'Walker \(wide\)', which is no row above it; they are: none",
+        ),
+        (set_at(("presets/tiny.yaml", "training", "epochs"), 0), "epochs is 0: say in starts_from which run's weights"),
+        (
+            set_at((*BLOCK, "choices"), {"training.patienec": "?"}),
+            "choices names training.patienec, and the run has no",
+        ),
         (lambda files: files.update({"presets/tiny.yaml": "- a list"}), "must hold a mapping"),
         (lambda files: files.update({"presets/tiny.yaml": "a: [1"}), "is not valid YAML.*line 1"),
     ],

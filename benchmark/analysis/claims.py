@@ -233,9 +233,10 @@ def _csv(results: Sequence[Evidence]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     for result in results:
+        numbers = (result.estimate, result.low, result.high, result.p_value, result.p_holm)
         writer.writerow([
             result.claim.claim, result.claim.paper, result.test.table, result.test.dataset, result.claim.metric,
-            contrast_text(result.test.contrast), repr(result.estimate), repr(result.low), repr(result.high),
-            repr(result.p_value), repr(result.p_holm), result.users, result.seeds, result.verdict, result.dataset_hash,
+            contrast_text(result.test.contrast), *(f"{number:.12g}" for number in numbers), result.users, result.seeds,
+            result.verdict, result.dataset_hash,
         ])  # fmt: skip
     return text.getvalue()

@@ -75,5 +75,12 @@ def _csv(columns: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     for line in lines:
-        writer.writerow("" if isinstance(cell, float) and math.isnan(cell) else cell for cell in line)
+        writer.writerow(map(_plain, line))
     return text.getvalue()
+
+
+def _plain(cell: object) -> object:
+    """Twelve significant digits: in the last ones of a double, processors differ, and files should not."""
+    if not isinstance(cell, float):
+        return cell
+    return "" if math.isnan(cell) else float(f"{cell:.12g}")

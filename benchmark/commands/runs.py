@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from benchmark.commands.shared import DataRoot, Preset, RunFile, Seeds, configuration, log, log_to, opened, parse_seeds
+from benchmark.commands.shared import (
+    DataRoot,
+    OpenedRun,
+    OverridesFile,
+    Preset,
+    RunFile,
+    Seeds,
+    configuration,
+    log,
+    log_to,
+    opened,
+    parse_seeds,
+)
 from benchmark.errors import UserError
+
+if TYPE_CHECKING:
+    from benchmark.experiments import Run
 
 
 def resolve(
@@ -19,12 +35,13 @@ def resolve(
     out: Annotated[Path, typer.Option(help="the run.yaml to write")],
     preset: Preset = "laptop",
     seeds: Seeds = None,
+    overrides: OverridesFile = None,
 ) -> None:
     """Write every resolved setting of a run."""
     from benchmark.experiments import dump_run
     from benchmark.files import write_atomically
 
-    runs = {run.id: run for run in configuration().plan(table, preset, parse_seeds(seeds)).runs()}
+    runs = {run.id: run for run in configuration(overrides).plan(table, preset, parse_seeds(seeds)).runs()}
     if run_id not in runs:
         raise UserError(f"table {table} on preset {preset} has no run {run_id}; it has: {', '.join(runs)}")
     write_atomically(out, lambda temporary: temporary.write_text(dump_run(runs[run_id]), encoding="utf-8"))
@@ -36,39 +53,90 @@ def train(run_file: RunFile, data: DataRoot = Path("data")) -> None:
 
     from benchmark.experiments import load_run_file
     from benchmark.provenance import provenance, write_json
-    from benchmark.recommender import SelfTrainedRecommender
     from benchmark.training.checkpoint import run_lock
-    from benchmark.training.trainer import Trainer, fit
 
     run, folder = load_run_file(run_file), run_file.parent
     log_to(folder / "train.log", run.label)
-    device, dataset, model = opened(run, data)
-    began = time.perf_counter()
+    run_parts = opened(run, folder, data)
+    device, dataset, model = run_parts.device, run_parts.dataset, run_parts.model
     with run_lock(folder):
-        if isinstance(model, SelfTrainedRecommender):
-            figures = fit(run, dataset, model, folder)
-            trained = {"epochs": figures.get("epochs", 0), "hours": (time.perf_counter() - began) / 3600}
-        else:
-            trainer = Trainer(run, dataset, model, folder, device)
-            progress = trainer.train()
-            trained = {
-                "epochs": progress.step // trainer.batches.steps_per_epoch,
-                "best_epoch": progress.best_epoch,
-                "steps": progress.step,
-                "hours": progress.seconds / 3600,
-                "items_per_second": progress.items_encoded / progress.seconds,
-            }
+        source = _start(run, folder, run_parts)
+        trained = _trained(run, folder, run_parts)
         record = provenance(
             device,
             seed=run.seed,
             parameters=sum(p.numel() for p in model.parameters()),
             dataset_hash=dataset.card.split_sha256,
             **trained,
+            **source,
         )
         write_json(folder / "provenance.json", record)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     log.info("trained in %.0f s", 3600 * trained["hours"])
+
+
+def _start(run: Run, folder: Path, run_parts: OpenedRun) -> dict[str, Any]:
+    """Take over what a run starts from; returns where it comes from, for its provenance."""
+    from benchmark.training.starting import file_sha256, take_weights
+
+    if run.starts_from is None:
+        return {}
+    origin: dict[str, Any] = {"run": run.starts_from.run}
+    if run.starts_from.cached_items:
+        origin["item_embeddings_sha256"] = run_parts.items_sha256
+    if run.starts_from.parts != []:
+        weights = folder.parent / run.starts_from.run / "model.safetensors"
+        take_weights(run_parts.model, weights, run.starts_from.parts)
+        origin["weights_sha256"] = file_sha256(weights)
+    return {"starts_from": origin}
+
+
+def _trained(run: Run, folder: Path, run_parts: OpenedRun) -> dict[str, Any]:
+    """Train, and return the figures for the provenance."""
+    from benchmark.recommender import SelfTrainedRecommender
+    from benchmark.training.checkpoint import save_weights
+    from benchmark.training.trainer import Trainer, fit, write_record
+
+    dataset, model, began = run_parts.dataset, run_parts.model, time.perf_counter()
+    if not run.training.epochs:
+        write_record(folder / "training.csv", [{"epoch": 0}])
+        save_weights(folder / "model.safetensors", model.state_dict())
+        return {"epochs": 0, "hours": (time.perf_counter() - began) / 3600}
+    if isinstance(model, SelfTrainedRecommender):
+        figures = fit(run, dataset, model, folder)
+        return {"epochs": figures.get("epochs", 0), "hours": (time.perf_counter() - began) / 3600}
+    trainer = Trainer(run, dataset, model, folder, run_parts.device)
+    progress = trainer.train()
+    return {
+        "epochs": progress.step // trainer.batches.steps_per_epoch,
+        "best_epoch": progress.best_epoch,
+        "steps": progress.step,
+        "hours": progress.seconds / 3600,
+        "items_per_second": progress.items_encoded / progress.seconds,
+    }
+
+
+def embed(run_file: RunFile, data: DataRoot = Path("data")) -> None:
+    """Export the item embeddings of a trained run: item_embeddings.npy, a float32 row an item, and its card."""
+    from benchmark.experiments import load_run_file
+    from benchmark.training.checkpoint import load_weights
+    from benchmark.training.starting import export_items
+
+    run, folder = load_run_file(run_file), run_file.parent
+    log_to(folder / "embed.log", run.label)
+    parts, began = opened(run, folder, data), time.perf_counter()
+    parts.model.load_state_dict(load_weights(folder / "model.safetensors"))
+    digest = export_items(
+        parts.model.to(parts.device),
+        parts.dataset.item_count,
+        folder,
+        run_id=run.id,
+        split_sha256=parts.dataset.card.split_sha256,
+        device=parts.device,
+    )
+    log.info("%d item embeddings in %.1f s; sha256 %s", parts.dataset.item_count, time.perf_counter() - began,
+             digest[:12])  # fmt: skip
 
 
 def rank(run_file: RunFile, data: DataRoot = Path("data")) -> None:
@@ -83,7 +151,9 @@ def rank(run_file: RunFile, data: DataRoot = Path("data")) -> None:
 
     run, folder = load_run_file(run_file), run_file.parent
     log_to(folder / "rank.log", run.label)
-    device, dataset, model = opened(run, data)
+    parts = opened(run, folder, data)
+    device, dataset, model = parts.device, parts.dataset, parts.model
+    _check_same_items(folder, parts.items_sha256)
     model.load_state_dict(load_weights(folder / "model.safetensors"))
     cases = dataset.cases("test")
     began = time.perf_counter()
@@ -96,3 +166,16 @@ def rank(run_file: RunFile, data: DataRoot = Path("data")) -> None:
     write_metrics(folder / "metrics.csv", ranks.rank)
     log.info("%d users ranked among %d items in %.1f s", len(cases.target), dataset.item_count,
              time.perf_counter() - began)  # fmt: skip
+
+
+def _check_same_items(folder: Path, items_sha256: str | None) -> None:
+    """Item embeddings that a run was trained on must be those that it is ranked with."""
+    if items_sha256 is None or not (folder / "provenance.json").is_file():
+        return
+    record = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+    trained_on = record.get("starts_from", {}).get("item_embeddings_sha256")
+    if trained_on != items_sha256:
+        raise UserError(
+            f"{folder} was trained on the item embeddings {str(trained_on)[:12]}, and those of the run that it starts "
+            f"from are {items_sha256[:12]} now; train it again"
+        )

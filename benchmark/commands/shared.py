@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,6 +24,7 @@ log = logging.getLogger("benchmark")
 RunFile = Annotated[Path, typer.Argument(help="run.yaml of the run", metavar="RUN.yaml")]
 Preset = Annotated[str, typer.Option(help="a file of config/presets")]
 Seeds = Annotated[str | None, typer.Option(help="instead of the preset's, such as 1,2,3")]
+OverridesFile = Annotated[Path | None, typer.Option(help="your own YAML file of settings, which has the last word")]
 DataRoot = Annotated[Path, typer.Option(help="folder of the prepared data sets")]
 
 
@@ -47,10 +49,10 @@ def parse_seeds(text: str | None) -> list[int] | None:
         raise UserError(f"--seeds {text} is not a list of whole numbers such as 1,2,3") from error
 
 
-def configuration() -> Configuration:
+def configuration(overrides: Path | None = None) -> Configuration:
     from benchmark.experiments import Configuration
 
-    return Configuration(Path("config"))
+    return Configuration(Path("config"), overrides)
 
 
 def data_folder(run: Run, data: Path) -> Path:
@@ -79,14 +81,33 @@ def catalogue_of(run: Run, size: int, data: Path, device: torch.device) -> Catal
     return load_tokens(tokens_folder(data_folder(run, data), TextSettings.from_mapping(run.text)), size, device)
 
 
-def opened(run: Run, data: Path) -> tuple[torch.device, Dataset, SequentialRecommender]:
-    """A run's device, data set and untrained model, whose initial weights depend on the seed alone."""
+@dataclass(frozen=True)
+class OpenedRun:
+    """A run's device, data set and untrained model, whose initial weights depend on the seed alone.
+
+    items_sha256: of the item embeddings that it reads from the run that it starts from.
+    """
+
+    device: torch.device
+    dataset: Dataset
+    model: SequentialRecommender
+    items_sha256: str | None
+
+
+def opened(run: Run, folder: Path, data: Path) -> OpenedRun:
+    """Open a run whose run.yaml lies in folder."""
     from benchmark.data.dataset import load_dataset
     from benchmark.training import registry
+    from benchmark.training.starting import cached_items
     from benchmark.training.trainer import seeded
 
     device = device_of(run)
     dataset = load_dataset(data_folder(run, data))
-    catalogue = catalogue_of(run, dataset.item_count, data, device)
+    catalogue, items_sha256 = catalogue_of(run, dataset.item_count, data, device), None
+    if run.starts_from is not None and run.starts_from.cached_items:
+        source, split = folder.parent / run.starts_from.run, dataset.card.split_sha256
+        embeddings, items_sha256 = cached_items(source, dataset.item_count, split)
+        catalogue = replace(catalogue, embeddings=embeddings)
     length = max(run.training.sequence_length, run.evaluation.sequence_length)
-    return device, dataset, seeded(lambda: registry.build(run.class_, run.model, catalogue, length), run.seed)
+    model = seeded(lambda: registry.build(run.class_, run.model, catalogue, length), run.seed)
+    return OpenedRun(device, dataset, model, items_sha256)

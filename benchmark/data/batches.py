@@ -26,25 +26,62 @@ class Negatives:
 
 
 @dataclass(frozen=True)
+class BatchTotals:
+    """What a mean over the global batch divides by."""
+
+    windows: int
+    positions: int
+
+
+@dataclass(frozen=True)
 class TrainingBatch:
-    """sequences: t input events; targets: (t,) each event's next item; negatives: (n,) shared or (t, n) a position."""
+    """A global batch, or a part of one.
+
+    sequences: t input events of the windows; targets: (t,) each event's next item; negatives: (n,) shared by all
+    positions of the global batch, or (t, n) a position. whole: totals of the global batch that this is a part of; None
+    where it is the whole.
+    """
 
     sequences: PackedSequences
     targets: Tensor
     negatives: Tensor
+    whole: BatchTotals | None = None
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    @property
+    def totals(self) -> BatchTotals:
+        """Of the global batch, whichever part of it this is."""
+        return self.whole or BatchTotals(len(self.sequences), len(self.targets))
+
+    def part(self, first: int, last: int) -> TrainingBatch:
+        """Windows first up to, not including, last, of which there is at least one."""
+        if (first, last) == (0, len(self)):
+            return self
+        sequences = self.sequences.part(first, last)
+        start = int(self.sequences.offsets[first])
+        positions = slice(start, start + sequences.items.numel())
+        negatives = self.negatives if self.negatives.dim() == 1 else self.negatives[positions]
+        return TrainingBatch(sequences, self.targets[positions], negatives, self.totals)
 
 
 def training_windows(
-    lengths: Int64, offsets: Int64, sequence_length: int, choice: Literal["all", "last"]
+    lengths: Int64, offsets: Int64, sequence_length: int, choice: Literal["all", "last", "first"]
 ) -> tuple[Int64, Int64]:
     """Cut the training events of every user into windows of at most sequence_length + 1 events.
 
     lengths: (users,) training events; offsets: (users,) where each user's events start. Returns (start, length) of the
     windows, the length between 2 and sequence_length + 1. "all": a user with more than sequence_length + 1 events
     loses the oldest (n mod (sequence_length + 1)) and the rest is cut without overlap; "last": only the newest
-    sequence_length + 1 events (released code; PAPER data protocol, "Training windows").
+    sequence_length + 1 events (released code; PAPER data protocol, "Training windows"); "first": only the oldest
+    sequence_length + 1 (the pre-training of paper table 8).
     """
     window = sequence_length + 1
+    if choice == "first":
+        size = np.minimum(lengths, window)
+        keep = size >= 2
+        return offsets[keep], size[keep]
     if choice == "last":
         size = np.minimum(lengths, window)
         start, keep = offsets + lengths - size, size >= 2
@@ -56,6 +93,15 @@ def training_windows(
     start, size = np.repeat(first, count) + index * window, np.repeat(size, count)
     keep = size >= 2
     return start[keep], size[keep]
+
+
+def sampled_users(users: int, share: float) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """(users,) whether each user is in a share of them; the same users at every seed, and a smaller share's are among
+    a larger one's. Exactly round(share * users), at least one."""
+    order = randomness.permutation(randomness.key(0, Stream.USER_SAMPLE), users).numpy()
+    chosen = np.zeros(users, dtype=np.bool_)
+    chosen[order[: max(1, round(share * users))]] = True
+    return chosen
 
 
 def flat_ranges(starts: Int64, lengths: Int64) -> Int64:
@@ -87,12 +133,14 @@ class TrainingBatches:
         dataset: Dataset,
         *,
         sequence_length: int,
-        windows: Literal["all", "last"],
+        windows: Literal["all", "last", "first"],
         global_batch: int,
         negatives: Negatives,
         seed: int,
+        user_share: float = 1.0,
     ) -> None:
         lengths = np.asarray(dataset.split[:, 0], dtype=np.int64)
+        lengths = np.where(sampled_users(len(lengths), user_share), lengths, 0)  # no events, no windows
         self.dataset, self.negatives, self.seed, self.global_batch = dataset, negatives, seed, global_batch
         self.sequence_length = sequence_length
         self.starts, self.lengths = training_windows(

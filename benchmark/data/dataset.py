@@ -17,6 +17,7 @@ from benchmark.errors import UserError
 FORMAT_VERSION = 1
 Protocol = Literal["hllm", "meta"]
 Split = Literal["validation", "test"]
+Int8 = np.ndarray[Any, np.dtype[np.int8]]
 Int32 = np.ndarray[Any, np.dtype[np.int32]]
 Int64 = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -52,6 +53,17 @@ class SequenceLength:
 
 
 @dataclass(frozen=True)
+class LabelFacts:
+    """labels.npy: the column that it comes from, the smallest positive value (None: the column is 0 or 1), the share of
+    positive events, and its SHA-256."""
+
+    column: str
+    positive_from: float | None
+    positive: float
+    sha256: str
+
+
+@dataclass(frozen=True)
 class DataCard:
     """dataset.json: what the data set is, and what about its split a reader of results must know.
 
@@ -60,7 +72,8 @@ class DataCard:
     whose test target has the timestamp of the event before it. unhittable_targets: for each split, the share of users
     whose target already stands in their history (None without such targets). items_without_text: items of the
     catalogue whose text fields are all empty. dropped: rows and users left out, by reason. filter: the filter's
-    settings or "none". created_by: versions of the packages that wrote the folder.
+    settings or "none". created_by: versions of the packages that wrote the folder. labels: what labels.npy holds, None
+    without it.
     """
 
     format_version: int
@@ -82,6 +95,7 @@ class DataCard:
     licence: str
     terms: str | None
     created_by: dict[str, str]
+    labels: LabelFacts | None = None
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
@@ -90,11 +104,14 @@ class DataCard:
     def from_json(cls, text: str) -> DataCard:
         """Raises ValueError, KeyError or TypeError for anything but what to_json writes."""
         content = json.loads(text)
-        if set(content) != {field.name for field in fields(cls)}:
+        known = {field.name for field in fields(cls)}
+        if not known - {"labels"} <= set(content) <= known:
             raise ValueError("its keys are not those of a data card")
         content["counts"] = Counts(**content["counts"])
         content["sequence_length"] = SequenceLength(**content["sequence_length"])
         content["sources"] = [SourceFile(**source) for source in content["sources"]]
+        if content.get("labels") is not None:
+            content["labels"] = LabelFacts(**content["labels"])
         return cls(**content)
 
 
@@ -132,7 +149,8 @@ class EvaluationCases:
 class Dataset:
     """A prepared folder. items: (n,) int32 catalogue indices and timestamps: (n,) int64 of all events, by user and
     time; user i's are [offsets[i], offsets[i + 1]) of them; split: (users, 3) int32, positions within the user's
-    events: training is [0, train_end), then the validation and the test event, -1 if there is none."""
+    events: training is [0, train_end), then the validation and the test event, -1 if there is none. labels: (n,) int8,
+    1 for a positive event and 0 for another one, None if the data set's definition has no label."""
 
     folder: Path
     card: DataCard
@@ -140,6 +158,7 @@ class Dataset:
     timestamps: Int64
     offsets: Int64
     split: Int32
+    labels: Int8 | None = None
 
     @property
     def user_count(self) -> int:
@@ -225,6 +244,11 @@ def split_hash(
     return digest.hexdigest()
 
 
+def labels_hash(labels: Int8) -> str:
+    """SHA-256 of the labels of all events, in the order of items.npy, a byte each."""
+    return hashlib.sha256(b"hllm-bench labels 1\n" + labels.tobytes()).hexdigest()
+
+
 def load_dataset(folder: Path) -> Dataset:
     """Open a prepared folder; arrays are memory-mapped, and read-only."""
     mend = f"prepare it with `python -m benchmark prepare {folder.parent.name} --protocol {folder.name}`"
@@ -239,12 +263,13 @@ def load_dataset(folder: Path) -> Dataset:
         timestamps = _array(folder / "timestamps.npy", "<i8", (events,))
         offsets = _array(folder / "offsets.npy", "<i8", (users + 1,))
         split = _array(folder / "split.npy", "<i4", (users, 3))
+        labels = _array(folder / "labels.npy", "|i1", (events,)) if card.labels is not None else None
         for name, rows in (("users.parquet", users), ("items.parquet", card.counts.items)):
             if pq.read_metadata(folder / name).num_rows != rows:
                 raise ValueError(f"{name} does not have {rows} rows")
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"the data set in {folder} is damaged or incomplete ({error}); {mend}") from error
-    return Dataset(folder, card, items, timestamps, offsets, split)
+    return Dataset(folder, card, items, timestamps, offsets, split, labels)
 
 
 def _array(path: Path, kind: str, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:

@@ -22,10 +22,13 @@ from benchmark.data.dataset import (
     VALIDATION,
     Counts,
     DataCard,
+    Int8,
     Int32,
     Int64,
+    LabelFacts,
     Protocol,
     SequenceLength,
+    labels_hash,
     split_hash,
 )
 from benchmark.data.delimited import BadRows, OnBadRows
@@ -44,14 +47,18 @@ Bools = np.ndarray[Any, np.dtype[np.bool_]]
 
 @dataclass(frozen=True)
 class _Events:
-    """The interactions in the file's order, as indices into sorted ids; each (n,)."""
+    """The interactions in the file's order, as indices into sorted ids; each (n,). labels: if the data set has any."""
 
     users: Int64
     items: Int64
     timestamps: Int64
+    labels: Int8 | None
 
     def where(self, kept: Bools) -> _Events:
-        return self if kept.all() else _Events(self.users[kept], self.items[kept], self.timestamps[kept])
+        if kept.all():
+            return self
+        labels = self.labels[kept] if self.labels is not None else None
+        return _Events(self.users[kept], self.items[kept], self.timestamps[kept], labels)
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,7 @@ class _Sequences:
     timestamps: Int64
     offsets: Int64
     split: Int32
+    labels: Int8 | None
 
 
 def prepare(definition: DatasetDefinition, protocol: str, output_folder: Path, on_bad_rows: str = "fail") -> DataCard:
@@ -83,6 +91,7 @@ def prepare(definition: DatasetDefinition, protocol: str, output_folder: Path, o
         _codes(raw.interactions["user_id"], user_ids),
         _codes(raw.interactions["item_id"], item_ids),
         raw.interactions["timestamp"].to_numpy().astype(np.int64, copy=False),
+        raw.interactions["label"].to_numpy() if definition.label is not None else None,
     )
     texts, sources = raw.items, list(raw.sources)
     del raw  # the strings of all rows are the largest thing in memory
@@ -191,6 +200,7 @@ def _sequences(
         timestamps=events.timestamps[order].astype("<i8"),
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype("<i8"),
         split=np.stack([train_end, validation, lengths - 1], axis=1).astype("<i4"),
+        labels=events.labels[order] if events.labels is not None else None,
     )
 
 
@@ -228,6 +238,10 @@ def _write(
     fields = items.columns[1:]
     no_text = items.select(pl.all_horizontal(pl.col(name).is_null() for name in fields).sum()).item() if fields else 0
     arrays = {name: getattr(sequences, name) for name in ("items", "timestamps", "offsets", "split")}
+    labels = None
+    if definition.label is not None and sequences.labels is not None:
+        positive, digest = float(sequences.labels.mean()), labels_hash(sequences.labels)
+        labels = LabelFacts(definition.label.column, definition.label.positive_from, positive, digest)
     card = DataCard(
         format_version=FORMAT_VERSION,
         name=definition.name,
@@ -243,15 +257,19 @@ def _write(
         licence=definition.licence,
         terms=definition.terms,
         created_by=_versions(),
+        labels=labels,
         **_facts(sequences),
     )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "dataset.json").unlink(missing_ok=True)
+        (folder / "labels.npy").unlink(missing_ok=True)  # an earlier preparation may have had labels
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror}); name a folder that can") from error
     for name, array in arrays.items():
         write_atomically(folder / f"{name}.npy", partial(_save, array))
+    if sequences.labels is not None:
+        write_atomically(folder / "labels.npy", partial(_save, sequences.labels))
     write_atomically(folder / "users.parquet", user_ids.to_frame("user_id").write_parquet)
     write_atomically(folder / "items.parquet", items.write_parquet)
     write_atomically(

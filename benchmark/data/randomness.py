@@ -25,6 +25,7 @@ class Stream(IntEnum):
     NEGATIVES = 3
     DROPOUT = 4
     TIED_ORDER = 5
+    USER_SAMPLE = 6
 
 
 def _signed(x: int) -> int:

@@ -10,13 +10,14 @@ import polars as pl
 
 from benchmark.data.dataset import SourceFile
 from benchmark.data.delimited import LINE, BadRows, Format, read_table
-from benchmark.data.sources import DatasetDefinition
+from benchmark.data.sources import DatasetDefinition, LabelDefinition
 from benchmark.errors import UserError
 
 
 @dataclass(frozen=True)
 class RawTables:
-    """interactions: user_id, item_id (strings), timestamp (Int64), in the file's order.
+    """interactions: user_id, item_id (strings), timestamp (Int64), and label (Int8, 0 or 1) where the definition has
+    one, in the file's order.
     items: item_id (string, each once), then the text fields (strings, null where there is no text).
     sources: the files read.
     """
@@ -30,7 +31,7 @@ def read_tables(definition: DatasetDefinition, form: Format, fields: Mapping[str
     """Read and check both files of a data set; fields: text field -> column of the item file."""
     interactions_path, items_path = definition.files()
     items, items_source = _read_items(items_path, form, fields, definition.missing_text == "fail", bad)
-    interactions, interactions_source = _read_interactions(interactions_path, form, bad)
+    interactions, interactions_source = _read_interactions(interactions_path, form, definition.label, bad)
     if definition.missing_text == "fail":
         unknown = ~interactions["item_id"].is_in(items["item_id"].implode())
         reason = f"interaction with an item that {items_path.name} does not have"
@@ -41,13 +42,23 @@ def read_tables(definition: DatasetDefinition, form: Format, fields: Mapping[str
     return RawTables(interactions.drop(LINE), items.drop(LINE), (interactions_source, items_source))
 
 
-def _read_interactions(path: Path, form: Format, bad: BadRows) -> tuple[pl.DataFrame, SourceFile]:
-    frame, source = read_table(path, form, ("user_id", "item_id", "timestamp"), bad)
+def _read_interactions(
+    path: Path, form: Format, label: LabelDefinition | None, bad: BadRows
+) -> tuple[pl.DataFrame, SourceFile]:
+    columns = ("user_id", "item_id", "timestamp", *((label.column,) if label else ()))
+    frame, source = read_table(path, form, tuple(dict.fromkeys(columns)), bad)
     frame = _with_ids(_with_ids(frame, path, "user_id", bad), path, "item_id", bad)
     times = timestamps(frame["timestamp"])
     found = "timestamp {!r} is not a whole number (of 64 bits), such as seconds since 1970"
     frame = _without(frame, times.is_null(), path, "timestamp", "unparsable timestamp", found, bad)
-    return frame.with_columns(times.drop_nulls()), source
+    frame = frame.with_columns(times.drop_nulls())
+    if label is not None:
+        values = labels(frame[label.column], label)
+        wanted = "0 or 1 (or set label.positive_from)" if label.positive_from is None else "a number"
+        found = f"{label.column} {{!r}} is not {wanted}"
+        frame = _without(frame, values.is_null(), path, label.column, "unparsable label", found, bad)
+        frame = frame.with_columns(values.drop_nulls().alias("label"))
+    return frame, source
 
 
 def _read_items(
@@ -101,3 +112,12 @@ def timestamps(text: pl.Series) -> pl.Series:
         without_zeros = text.str.replace(r"^([+-]?[0-9]+)\.0+$", "$1")
         whole = whole.fill_null(without_zeros.cast(pl.Int64, strict=False))
     return whole
+
+
+def labels(text: pl.Series, label: LabelDefinition) -> pl.Series:
+    """0 or 1 as Int8, null for what is neither a finite number nor, without positive_from, 0 or 1."""
+    value = text.cast(pl.Float64, strict=False)
+    value = value.set(~value.is_finite().fill_null(False), None)
+    if label.positive_from is not None:
+        return (value >= label.positive_from).cast(pl.Int8)
+    return value.set(~value.is_in([0.0, 1.0]), None).cast(pl.Int8)

@@ -37,6 +37,14 @@ class ExpectedCounts(Settings):
     candidates_meta: int | None = Field(None, gt=0)
 
 
+class LabelDefinition(Settings):
+    """Whether an interaction is positive, for models of clicks. column: of the interactions' file. positive_from: the
+    smallest value that is positive, such as 4 of a rating from 1 to 5; without it, the column holds 0 and 1."""
+
+    column: str
+    positive_from: float | None = None
+
+
 def _none_as_null(value: object) -> object:
     return None if value == "none" else value
 
@@ -59,6 +67,7 @@ class DatasetDefinition(Settings):
     event_times: whether the timestamps are times; False if they only order a user's events.
     tied_order: of a user's events with one timestamp: the "file" order, the file's "reversed", or "shuffled" by a fixed
     key. The last two are controls: they show what results owe to an order that the data do not tell.
+    label: what makes an interaction positive; it changes nothing but the labels.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
@@ -71,6 +80,7 @@ class DatasetDefinition(Settings):
     missing_text: Literal["fail", "allow"] = "fail"
     event_times: bool = True
     tied_order: TiedOrder = "file"
+    label: LabelDefinition | None = None
     filter: Annotated[OnePassFilter | None, BeforeValidator(_none_as_null)] = None
     licence: str
     terms: str | None = None
@@ -83,6 +93,10 @@ class DatasetDefinition(Settings):
         if self.text_fields is not None and "item_id" in self.text_fields:
             raise ValueError("text_fields: a field cannot be called item_id, the name of the id column")
         return self
+
+    def decisive(self) -> dict[str, Any]:
+        """What decides the prepared sequences and texts: all but licence, terms and label."""
+        return self.model_dump(mode="json", exclude={"licence", "terms", "label"}, exclude_defaults=True)
 
     def files(self) -> tuple[Path, Path]:
         """The file of interactions and the file of items; both exist."""

@@ -1,6 +1,15 @@
 """Configuration: the files under config/, and the runs that they resolve to."""
 
-from benchmark.experiments.files import Block, MethodFile, MethodOverride, PresetFile, Row, TableFile
+from benchmark.experiments.files import (
+    Block,
+    MethodFile,
+    MethodOverride,
+    Overrides,
+    PresetFile,
+    Row,
+    StartsFrom,
+    TableFile,
+)
 from benchmark.experiments.planning import Configuration, PlannedBlock, PlannedRow, PlannedTable, merge
 from benchmark.experiments.run import (
     EvaluationSettings,
@@ -9,6 +18,7 @@ from benchmark.experiments.run import (
     OptimizerSettings,
     Run,
     ScheduleSettings,
+    SourceRun,
     TemperatureSettings,
     TrainingSettings,
     dump_run,
@@ -24,6 +34,7 @@ __all__ = [
     "MethodOverride",
     "NegativeSettings",
     "OptimizerSettings",
+    "Overrides",
     "PlannedBlock",
     "PlannedRow",
     "PlannedTable",
@@ -31,6 +42,8 @@ __all__ = [
     "Row",
     "Run",
     "ScheduleSettings",
+    "SourceRun",
+    "StartsFrom",
     "TableFile",
     "TemperatureSettings",
     "TrainingSettings",

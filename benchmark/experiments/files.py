@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from benchmark.experiments.run import ExecutionSettings
 from benchmark.settings import Settings
 
 
@@ -23,11 +22,31 @@ class MethodFile(Settings):
     deviations: list[str] = []
 
 
+class StartsFrom(Settings):
+    """A row above in the same block, by label, whose run with the same seed this row's run starts from.
+
+    parts and cached_items: see SourceRun.
+    """
+
+    row: str
+    parts: list[str] | None = None
+    cached_items: bool = False
+
+
 class Row(Settings):
+    """choices: settings, such as training.patience, that the row's source leaves open -> why they have this value.
+
+    counterpart: label of the row of the same table on preset paper that this one stands for, if it is not the same;
+    "none" where the paper has no such row.
+    """
+
     method: str
     label: str | None = None
     variant: str = ""
     published: dict[str, str] | None = None
+    starts_from: StartsFrom | None = None
+    choices: dict[str, str] = {}
+    counterpart: str | None = None
     model: dict[str, Any] = {}
     text: dict[str, Any] = {}
     training: dict[str, Any] = {}
@@ -35,14 +54,17 @@ class Row(Settings):
 
 
 class Block(Settings):
-    """Rows of a table on one data set. reference: the row, by label, that improvements and tests are against."""
+    """Rows of a table on one data set. reference: the row, by label, that improvements and tests are against. seeds:
+    instead of the preset's. choices: of all rows; see Row."""
 
     dataset: str
     protocol: Literal["hllm", "meta"] = "hllm"
     title: str = ""
     reference: str
+    seeds: list[int] | None = Field(None, min_length=1)
     training: dict[str, Any] = {}
     evaluation: dict[str, Any] = {}
+    choices: dict[str, str] = {}
     rows: list[Row] = Field(min_length=1)
 
 
@@ -59,14 +81,27 @@ class MethodOverride(Settings):
     model: dict[str, Any] = {}
     text: dict[str, Any] = {}
     training: dict[str, Any] = {}
+    evaluation: dict[str, Any] = {}
 
 
 class PresetFile(Settings):
-    """config/presets/<preset>.yaml: settings of every run at one size."""
+    """config/presets/<preset>.yaml: settings of every run at one size. choices: of all rows; see Row."""
 
     description: str
     seeds: list[int] = Field(min_length=1)
     training: dict[str, Any] = {}
     evaluation: dict[str, Any] = {}
-    execution: ExecutionSettings = ExecutionSettings()
+    execution: dict[str, Any] = {}
     methods: dict[str, MethodOverride] = {}
+    choices: dict[str, str] = {}
+
+
+class Overrides(Settings):
+    """A user's own YAML file, which has the last word: on all runs, on those of a method, on rows by their label."""
+
+    seeds: list[int] | None = Field(None, min_length=1)
+    training: dict[str, Any] = {}
+    evaluation: dict[str, Any] = {}
+    execution: dict[str, Any] = {}
+    methods: dict[str, MethodOverride] = {}
+    rows: dict[str, MethodOverride] = {}

@@ -12,15 +12,27 @@ from typing import Any
 
 from benchmark.data.sources import load_definitions
 from benchmark.errors import UserError
-from benchmark.experiments.files import Block, MethodFile, MethodOverride, PresetFile, Row, TableFile
+from benchmark.experiments.files import (
+    Block,
+    MethodFile,
+    MethodOverride,
+    Overrides,
+    PresetFile,
+    Row,
+    StartsFrom,
+    TableFile,
+)
 from benchmark.experiments.run import Run
 from benchmark.settings import Settings, read_yaml, validated
 
 
 class PlannedRow(Settings):
+    """choices: of the row and of all that it stands in."""
+
     row: Row
     label: str
     runs: list[Run]
+    choices: dict[str, str]
 
 
 class PlannedBlock(Settings):
@@ -49,11 +61,13 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Configuration:
-    """The files under config/, read once, and the runs that they resolve to."""
+    """The files under config/, read once, and the runs that they resolve to; overrides: a user's own file."""
 
-    def __init__(self, folder: Path = Path("config"), overrides: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, folder: Path = Path("config"), overrides: Path | None = None) -> None:
         self.folder = folder
-        self.overrides = dict(overrides or {})
+        self.overrides = Overrides()
+        if overrides is not None:
+            self.overrides = validated(Overrides, read_yaml(overrides), str(overrides))
 
     def preset(self, name: str) -> PresetFile:
         path = self.folder / "presets" / f"{name}.yaml"
@@ -73,24 +87,27 @@ class Configuration:
         return [name for name in names if preset in self.table(name).presets]
 
     def dataset_definition(self, name: str) -> dict[str, Any]:
-        """What decides a data set's content; licence and terms do not."""
+        """What decides a data set's content."""
         path = self.folder / "datasets.yaml"
         definitions = load_definitions(path)
         if name not in definitions:
             raise UserError(f"{path} has no data set {name!r}; it has: {', '.join(sorted(definitions))}")
-        return definitions[name].model_dump(mode="json", exclude={"licence", "terms"}, exclude_defaults=True)
+        return definitions[name].decisive()
 
     def plan(self, table: str, preset: str, seeds: Iterable[int] | None = None) -> PlannedTable:
-        """Resolve every run of a table on a preset; seeds: instead of the preset's."""
+        """Resolve every run of a table on a preset; seeds: instead of the overrides', its blocks' and the preset's."""
         preset_file, table_file = self.preset(preset), self.table(table)
         if preset not in table_file.presets:
             known = ", ".join(sorted(table_file.presets))
             raise UserError(f"config/tables/{table}.yaml has no blocks for preset {preset!r}; it has: {known}")
-        use = list(seeds) if seeds is not None else preset_file.seeds
+        asked = list(seeds) if seeds is not None else self.overrides.seeds
         blocks = []
         for number, block in enumerate(table_file.presets[preset]):
             where = f"{self.folder}/tables/{table}.yaml, preset {preset}, block {number + 1}"
-            rows = [self._planned_row(row, block, preset_file, use, where) for row in block.rows]
+            use = asked or block.seeds or preset_file.seeds
+            rows: list[PlannedRow] = []
+            for row in block.rows:
+                rows.append(self._planned_row(row, block, preset_file, use, rows, where))
             labels = [row.label for row in rows]
             if block.reference not in labels:
                 raise UserError(f"{where}: reference {block.reference!r} is no row's label; they are: {labels}")
@@ -99,17 +116,12 @@ class Configuration:
             blocks.append(PlannedBlock(block=block, rows=rows))
         return PlannedTable(name=table, preset=preset, file=table_file, blocks=blocks)
 
-    def _planned_row(self, row: Row, block: Block, preset: PresetFile, seeds: list[int], where: str) -> PlannedRow:
+    def _planned_row(
+        self, row: Row, block: Block, preset: PresetFile, seeds: list[int], above: list[PlannedRow], where: str
+    ) -> PlannedRow:
         method = self.method(row.method)
-        override = preset.methods.get(row.method, MethodOverride())
         label = row.label or (f"{method.label} ({row.variant})" if row.variant else method.label)
-        training = merge(
-            method.training, preset.training, override.training, block.training, row.training,
-            self.overrides.get("training", {}),
-        )  # fmt: skip
-        evaluation = merge(
-            {"sequence_length": training.get("sequence_length")}, preset.evaluation, block.evaluation, row.evaluation
-        )
+        where = f"{where}, row {label!r}"
         content = {
             "id": "",
             "method": row.method,
@@ -119,15 +131,62 @@ class Configuration:
             "dataset": block.dataset,
             "protocol": block.protocol,
             "dataset_definition": self.dataset_definition(block.dataset),
-            "model": merge(method.model, override.model, row.model),
-            "text": merge(method.text, override.text, row.text) if method.text is not None else None,
-            "training": training,
-            "evaluation": evaluation,
-            "execution": preset.execution.model_copy(update=self.overrides.get("execution", {})).model_dump(),
+            **self._layers(row, label, method, block, preset),
         }
         runs = []
-        for seed in seeds:
-            run = validated(Run, {**content, "seed": seed}, f"{where}, row {label!r}")
+        for place, seed in enumerate(seeds):
+            source = _source_run(row.starts_from, above, place, where)
+            run = validated(Run, {**content, "seed": seed, "starts_from": source}, where)
             name = f"{run.dataset}-{run.protocol}-{run.method}-seed{seed}-{run.identity()}"
             runs.append(run.model_copy(update={"id": name}))
-        return PlannedRow(row=row, label=label, runs=runs)
+        choices = {**preset.choices, **block.choices, **row.choices}
+        _check_choices(choices, runs[0], where)
+        return PlannedRow(row=row, label=label, runs=runs, choices=choices)
+
+    def _layers(
+        self, row: Row, label: str, method: MethodFile, block: Block, preset: PresetFile
+    ) -> dict[str, dict[str, Any] | None]:
+        """The sections of a run's settings, each merged from everything that has a say in it."""
+        of_preset = preset.methods.get(row.method, MethodOverride())
+        own = self.overrides
+        of_method = own.methods.get(row.method, MethodOverride())
+        of_row = own.rows.get(label, MethodOverride())
+        training = merge(
+            method.training, preset.training, of_preset.training, block.training, row.training,
+            own.training, of_method.training, of_row.training,
+        )  # fmt: skip
+        evaluation = merge(
+            {"sequence_length": training.get("sequence_length")}, preset.evaluation, of_preset.evaluation,
+            block.evaluation, row.evaluation, own.evaluation, of_method.evaluation, of_row.evaluation,
+        )  # fmt: skip
+        text = None
+        if method.text is not None:
+            text = merge(method.text, of_preset.text, row.text, of_method.text, of_row.text)
+        return {
+            "model": merge(method.model, of_preset.model, row.model, of_method.model, of_row.model),
+            "text": text,
+            "training": training,
+            "evaluation": evaluation,
+            "execution": merge(preset.execution, own.execution),
+        }
+
+
+def _source_run(source: StartsFrom | None, above: list[PlannedRow], place: int, where: str) -> dict[str, Any] | None:
+    """The run, of the seed at that place in the list of seeds, that a row starts from."""
+    if source is None:
+        return None
+    runs = {row.label: row.runs for row in above}
+    if source.row not in runs:
+        known = ", ".join(map(repr, runs)) or "none"
+        raise UserError(f"{where}: starts_from names {source.row!r}, which is no row above it; they are: {known}")
+    return {"run": runs[source.row][place].id, "parts": source.parts, "cached_items": source.cached_items}
+
+
+def _check_choices(choices: Mapping[str, str], run: Run, where: str) -> None:
+    """A choice must be of a setting that the run has."""
+    for path in choices:
+        at: Any = run.model_dump(by_alias=True)
+        for part in path.split("."):
+            if not isinstance(at, Mapping) or part not in at:
+                raise UserError(f"{where}: choices names {path}, and the run has no such setting; mend its spelling")
+            at = at[part]

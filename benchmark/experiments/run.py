@@ -46,24 +46,28 @@ class ScheduleSettings(Settings):
 
 
 class TrainingSettings(Settings):
-    """sequence_length: events a window's input may hold; a window has one more, its last target.
+    """sequence_length: events a window's input may hold; a window has one more, its last target. windows: all that a
+    user's training events are cut into, or the last or the first one alone.
 
-    patience: epochs without a better validation score after which training stops. selection: "best" keeps the weights
-    of the best epoch on validation, "last" those of the last (protocols without validation).
+    epochs: 0 trains nothing, and the weights that the run starts from are ranked. patience: epochs without a better
+    validation score after which training stops. selection: "best" keeps the weights of the best epoch on validation,
+    "last" those of the last (protocols without validation). user_share: of the users whose events are trained on; a
+    smaller share is part of a larger one, and all users are ranked (figure 3).
     """
 
     sequence_length: int = Field(gt=0)
-    windows: Literal["all", "last"] = "all"
+    windows: Literal["all", "last", "first"] = "all"
     global_batch: int = Field(gt=0)
     negatives: NegativeSettings
     temperature: TemperatureSettings = TemperatureSettings()
     optimizer: OptimizerSettings
     schedule: ScheduleSettings = ScheduleSettings()
-    epochs: int = Field(gt=0)
+    epochs: int = Field(ge=0)
     patience: int = Field(gt=0)
     selection: Literal["best", "last"] = "best"
     selection_metric: str = "ndcg@200"
     minimum_surviving_negatives: float = Field(0.5, ge=0)
+    user_share: float = Field(1.0, gt=0, le=1)
 
 
 class EvaluationSettings(Settings):
@@ -72,13 +76,29 @@ class EvaluationSettings(Settings):
 
 
 class ExecutionSettings(Settings):
-    """How a run is executed; its result does not depend on it (up to rounding)."""
+    """How a run is executed; its result does not depend on it (up to rounding).
+
+    item_chunk: most items embedded at once. history_chunk: most sequences that the model reads at once.
+    """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"
     threads: int = Field(1, gt=0)
     item_chunk: int | None = Field(None, gt=0)
+    history_chunk: int | None = Field(None, gt=0)
     checkpoint_minutes: float = Field(10.0, gt=0)
+
+
+class SourceRun(Settings):
+    """A run that another one starts from; their folders lie side by side.
+
+    parts: the parts of the model (first words of its weights' names, such as user_llm) whose trained weights are taken
+    over; None takes them all. cached_items: items are not embedded anew but read from the source's exported embeddings.
+    """
+
+    run: str
+    parts: list[str] | None = None
+    cached_items: bool = False
 
 
 class Run(Settings):
@@ -97,12 +117,15 @@ class Run(Settings):
     training: TrainingSettings
     evaluation: EvaluationSettings
     seed: int = Field(ge=0)
+    starts_from: SourceRun | None = None
     execution: ExecutionSettings = ExecutionSettings()
 
     @model_validator(mode="after")
     def _combinations(self) -> Run:
         if self.protocol == "meta" and self.training.selection == "best":
             raise ValueError("protocol meta has no validation events: set training.selection to last")
+        if not self.training.epochs and (self.starts_from is None or self.starts_from.parts is not None):
+            raise ValueError("training.epochs is 0: say in starts_from which run's weights, all of them, are ranked")
         return self
 
     def identity(self) -> str:

@@ -7,41 +7,48 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.data.batches import TrainingBatch
-from benchmark.recommender import SequentialRecommender
+from benchmark.recommender import PackedSequences, SequentialRecommender
 from benchmark.training.item_embedding import ItemEmbedder
-from benchmark.training.objectives import InfoNCE, ObjectiveOutput
+from benchmark.training.objectives import Objective, StepItems
 
 
 @dataclass(frozen=True)
 class StepFigures:
-    """What one step reports; tensors stay on the device until they are logged."""
+    """What one step reports; tensors stay on the device until they are logged.
+
+    loss: () of the global batch. figures: () each, the objective's own, and item_cosine, the mean cosine of two
+    distinct items of the step: near 1, the embeddings have collapsed.
+    """
 
     loss: Tensor
-    surviving_negatives: Tensor
+    figures: dict[str, Tensor]
     distinct_items: int
 
 
 class Engine:
     """Model, objective and optimizer on one device.
 
-    item_chunk: most items embedded at once; see `ItemEmbedder`.
+    item_chunk: most items embedded at once; see `ItemEmbedder`. history_chunk: most sequences through
+    `embed_histories` at once; the loss and its gradients are those of all at once.
     """
 
     def __init__(
         self,
         model: SequentialRecommender,
-        objective: InfoNCE,
+        objective: Objective,
         optimizer: torch.optim.Optimizer,
         *,
         device: torch.device,
         bf16: bool,
         item_chunk: int | None = None,
+        history_chunk: int | None = None,
     ) -> None:
         self.model, self.objective, self.optimizer = model, objective, optimizer
-        self.device, self.bf16 = device, bf16
+        self.device, self.bf16, self.history_chunk = device, bf16, history_chunk
         self.items = ItemEmbedder(model, device, self.precision, item_chunk)
 
     def precision(self) -> AbstractContextManager[object]:
@@ -51,35 +58,46 @@ class Engine:
     def step(self, batch: TrainingBatch) -> StepFigures:
         """One optimisation step; batch is on the engine's device."""
         self.optimizer.zero_grad(set_to_none=True)
-        self.objective.clamp_temperature()
-        sequences, events = batch.sequences, batch.sequences.items.numel()
-        everything = torch.cat([sequences.items, batch.targets, batch.negatives.flatten()])
-        distinct, place = everything.unique(return_inverse=True)
-        inputs, targets = place[:events], place[events : 2 * events]
-        negatives = place[2 * events :].view(batch.negatives.shape)
-
-        items = self.items.embed(distinct)
-        output = self._loss(batch, items, distinct, inputs, targets, negatives)
-        output.loss.backward()
+        self.objective.before_step()
+        ids = self.objective.items(batch).unique()
+        embedded = self.items.embed(ids)
+        # The graph is cut here: several parts of the batch add to the gradient, and the item model gets it once.
+        wide = torch.promote_types(embedded.dtype, torch.float32)  # what adds up gradients is no bfloat16
+        items = StepItems(ids, embedded.detach().to(wide).requires_grad_())
+        sums: dict[str, Tensor] = {}
+        for part in self._parts(batch):
+            output = self.objective.loss(self, part, items)
+            output.loss.backward()
+            for name, share in {"loss": output.loss, **output.figures}.items():
+                sums[name] = sums.get(name, 0) + share.detach()
+        if embedded.requires_grad and items.vectors.grad is not None:
+            embedded.backward(items.vectors.grad.to(embedded.dtype))
         self.items.backward()
         self.optimizer.step()
-        return StepFigures(output.loss.detach(), output.surviving_negatives.detach(), len(distinct))
+        loss = sums.pop("loss")
+        return StepFigures(loss, sums | {"item_cosine": mean_cosine(items.vectors)}, len(ids))
 
-    def _loss(
-        self,
-        batch: TrainingBatch,
-        items: Tensor,
-        distinct: Tensor,
-        inputs: Tensor,
-        targets: Tensor,
-        negatives: Tensor,
-    ) -> ObjectiveOutput:
+    def embed_histories(self, sequences: PackedSequences, items: Tensor) -> Tensor:
+        """The model's, in the run's precision."""
         with self.precision():
-            predicted = self.model.embed_histories(batch.sequences, items[inputs])
-        table = self.model.comparable(items)
-        output: ObjectiveOutput = self.objective(self.model.comparable(predicted), table, targets, negatives, distinct)
-        return output
+            return self.model.embed_histories(sequences, items)
+
+    def comparable(self, embeddings: Tensor) -> Tensor:
+        return self.model.comparable(embeddings)
 
     def parameters(self) -> Iterator[nn.Parameter]:
         yield from self.model.parameters()
         yield from self.objective.parameters()
+
+    def _parts(self, batch: TrainingBatch) -> Iterator[TrainingBatch]:
+        size = self.history_chunk or len(batch)
+        for first in range(0, len(batch), size):
+            yield batch.part(first, min(first + size, len(batch)))
+
+
+@torch.no_grad()
+def mean_cosine(vectors: Tensor) -> Tensor:
+    """(u, d) -> (): the mean cosine of two different rows; 0 where there is one row alone."""
+    count = len(vectors)
+    total = F.normalize(vectors, dim=-1).sum(0).square().sum()
+    return (total - count) / max(1, count * (count - 1))

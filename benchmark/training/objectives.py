@@ -1,14 +1,19 @@
-"""The generative objective: InfoNCE with a temperature over sampled negatives."""
+"""What a step minimises: the protocol of an objective, and the generative one, InfoNCE over sampled negatives."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from benchmark.data.batches import TrainingBatch
+from benchmark.experiments import TrainingSettings
+from benchmark.recommender import PackedSequences
 
 _PAIRS_AT_ONCE = 1 << 22  # (position, negative) pairs whose gathered vectors are in memory at once
 
@@ -22,14 +27,66 @@ class Temperature:
 
 
 @dataclass(frozen=True)
+class StepItems:
+    """The embeddings of a step's distinct items. ids: (u,) catalogue indices, ascending; vectors: (u, d) float32."""
+
+    ids: Tensor
+    vectors: Tensor
+
+    def rows(self, items: Tensor) -> Tensor:
+        """Catalogue indices of any shape, all of them among ids -> their rows of vectors."""
+        return torch.searchsorted(self.ids, items)
+
+    def of(self, items: Tensor) -> Tensor:
+        """(n,) catalogue indices -> (n, d) their embeddings."""
+        return self.vectors[self.rows(items)]
+
+
+@dataclass(frozen=True)
 class ObjectiveOutput:
-    """loss: () with gradient; surviving_negatives: () mean number of negatives a position that no rule masks."""
+    """What a part of a global batch adds to the step; the sums over all parts are the step's.
+
+    loss: () with gradient, the part's share of the global batch's loss. figures: () each, by the name of their column
+    in training.csv, the part's shares of what else the step reports.
+    """
 
     loss: Tensor
-    surviving_negatives: Tensor
+    figures: dict[str, Tensor] = field(default_factory=dict)
 
 
-class InfoNCE(nn.Module):
+class RunningModel(Protocol):
+    """The method as an engine runs it: in the run's precision, and through the hooks of whatever shards it."""
+
+    def embed_histories(self, sequences: PackedSequences, items: Tensor) -> Tensor: ...
+
+    def comparable(self, embeddings: Tensor) -> Tensor: ...
+
+
+class Objective(nn.Module, ABC):
+    """What a step minimises. Its parameters, if any, are few: every process holds all of them.
+
+    The engine asks for the items that the global batch needs, embeds each distinct one once, cuts the batch into parts
+    (processes, history chunks), and adds up the losses of the parts. So that the parts' losses sum to the loss of the
+    global batch, a mean divides by `batch.totals`, not by the part's own count.
+    """
+
+    @abstractmethod
+    def items(self, batch: TrainingBatch) -> Tensor:
+        """(k,) catalogue indices whose embeddings the loss of the batch reads, repeats allowed."""
+
+    @abstractmethod
+    def loss(self, model: RunningModel, batch: TrainingBatch, items: StepItems) -> ObjectiveOutput:
+        """The share of a part of the global batch; items: the distinct items of the whole global batch."""
+
+    def before_step(self) -> None:
+        """Bring parameters back within their bounds; called before every step."""
+
+    def state_figures(self) -> dict[str, float]:
+        """Figures of the parameters themselves for training.csv, such as the temperature."""
+        return {}
+
+
+class InfoNCE(Objective):
     """Cross-entropy of the positive among sampled negatives, mean over all positions (paper section 3.2, equation 1).
 
     similar_threshold: a negative whose score with the positive item exceeds it is left out ("cosine" masking, 0.99 in
@@ -51,15 +108,35 @@ class InfoNCE(nn.Module):
         self.masking, self.similar_threshold = masking, similar_threshold
 
     @torch.no_grad()
-    def clamp_temperature(self) -> None:
-        """Keep a learned inverse temperature within [1, 100]; called before every step."""
+    def before_step(self) -> None:
+        """Keep a learned inverse temperature within [1, 100]."""
         if self.logit_scale.requires_grad:
             self.logit_scale.clamp_(0, math.log(100))
+
+    def state_figures(self) -> dict[str, float]:
+        return {"temperature": math.exp(-self.logit_scale.item())}
+
+    def items(self, batch: TrainingBatch) -> Tensor:
+        return torch.cat([batch.sequences.items, batch.targets, batch.negatives.flatten()])
+
+    def loss(self, model: RunningModel, batch: TrainingBatch, items: StepItems) -> ObjectiveOutput:
+        predicted = model.embed_histories(batch.sequences, items.of(batch.sequences.items))
+        mean: ObjectiveOutput = self(
+            model.comparable(predicted),
+            model.comparable(items.vectors),
+            items.rows(batch.targets),
+            items.rows(batch.negatives),
+            items.ids,
+        )
+        share = len(batch.targets) / batch.totals.positions
+        return ObjectiveOutput(mean.loss * share, {name: value * share for name, value in mean.figures.items()})
 
     def forward(
         self, predicted: Tensor, table: Tensor, positives: Tensor, negatives: Tensor, ids: Tensor
     ) -> ObjectiveOutput:
-        """Embeddings must be comparable already: their dot products are the scores.
+        """The mean loss of t positions, and surviving_negatives, the mean number of negatives that no rule masks.
+
+        Embeddings must be comparable already: their dot products are the scores.
 
         predicted: (t, d) embeddings of the next item. table: (u, d) the distinct items of the step, whose catalogue
         indices are ids: (u,). positives: (t,) and negatives: (n,) shared or (t, n) a position, both rows of table.
@@ -73,7 +150,7 @@ class InfoNCE(nn.Module):
             rest, masked = self._per_position(predicted, positive, table, positives, negatives, ids)
         rest = (rest * scale).masked_fill(masked, torch.finfo(rest.dtype).min)
         loss = (torch.cat([own, rest], dim=1).logsumexp(1) - own.squeeze(1)).mean()
-        return ObjectiveOutput(loss, (~masked).sum(1).float().mean())
+        return ObjectiveOutput(loss, {"surviving_negatives": (~masked).sum(1).float().mean()})
 
     def _shared(
         self, predicted: Tensor, positive: Tensor, table: Tensor, positives: Tensor, negatives: Tensor, ids: Tensor
@@ -111,3 +188,9 @@ def _scores_of_own(vectors: Tensor, table: Tensor, chosen: Tensor) -> Tensor:
     step = max(1, _PAIRS_AT_ONCE // chosen.shape[1])
     parts = zip(vectors.split(step), chosen.split(step), strict=True)
     return torch.cat([torch.einsum("cd,cnd->cn", part, F.embedding(own, table)) for part, own in parts])
+
+
+def objective_for(training: TrainingSettings) -> Objective:
+    """The objective that a run's settings name."""
+    temperature = Temperature(training.temperature.initial, training.temperature.learnable)
+    return InfoNCE(temperature, training.negatives.mask)

@@ -28,7 +28,7 @@ from benchmark.files import write_atomically
 from benchmark.recommender import SelfTrainedRecommender, SequentialRecommender
 from benchmark.training.checkpoint import load_state, load_weights, save_state, save_weights
 from benchmark.training.engine import Engine
-from benchmark.training.objectives import InfoNCE, Temperature
+from benchmark.training.objectives import objective_for
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +47,7 @@ class Progress:
     best_epoch: int = 0
     seconds: float = 0.0
     items_encoded: int = 0
-    epoch_loss: float = 0.0
-    epoch_surviving: float = 0.0
+    epoch_sums: dict[str, float] = field(default_factory=dict)  # of the steps since the last epoch ended
     record: list[dict[str, float]] = field(default_factory=list)
 
 
@@ -73,9 +72,7 @@ class Trainer:
         self.run, self.dataset, self.folder, self.device = run, dataset, folder, device
         settings = run.training
         self.model = model.to(device)
-        self.objective = InfoNCE(
-            Temperature(settings.temperature.initial, settings.temperature.learnable), settings.negatives.mask
-        ).to(device)
+        self.objective = objective_for(settings).to(device)
         parameters = [p for p in (*model.parameters(), *self.objective.parameters()) if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             parameters,
@@ -91,6 +88,7 @@ class Trainer:
             device=device,
             bf16=run.execution.precision == "bf16",
             item_chunk=run.execution.item_chunk,
+            history_chunk=run.execution.history_chunk,
         )
         self.batches = TrainingBatches(
             dataset,
@@ -99,6 +97,7 @@ class Trainer:
             global_batch=settings.global_batch,
             negatives=Negatives(settings.negatives.count, settings.negatives.sharing),
             seed=run.seed,
+            user_share=settings.user_share,
         )
         if not len(self.batches.starts):
             raise UserError(f"data set {run.dataset} has no user with two training events, so nothing can be trained")
@@ -144,12 +143,15 @@ class Trainer:
         torch.manual_seed(randomness.key(self.run.seed, Stream.DROPOUT, step))
         self.model.train()
         figures = self.engine.step(self.batches.batch(step, self.device))
-        loss, surviving = float(figures.loss), float(figures.surviving_negatives)
-        self._check(step, loss, surviving)
+        names = ["loss", *figures.figures]
+        values = torch.stack([figures.loss, *figures.figures.values()]).tolist()  # the one wait for the device
+        found = dict(zip(names, values, strict=True))
+        loss = found["loss"]
+        self._check(step, loss, found.get("surviving_negatives"))
         progress = self.progress
         progress.step += 1
-        progress.epoch_loss += loss
-        progress.epoch_surviving += surviving
+        for name, value in found.items():
+            progress.epoch_sums[name] = progress.epoch_sums.get(name, 0.0) + value
         progress.items_encoded += figures.distinct_items
         progress.seconds += time.perf_counter() - began
         if time.monotonic() - self._last_log > _LOG_SECONDS:
@@ -161,12 +163,12 @@ class Trainer:
                 time.strftime("%H:%M:%S", time.gmtime(left)),
             )  # fmt: skip
 
-    def _check(self, step: int, loss: float, surviving: float) -> None:
+    def _check(self, step: int, loss: float, surviving: float | None) -> None:
         if not math.isfinite(loss):
             raise UserError(
                 f"run {self.run.id}: the loss of step {step} is {loss}; lower training.optimizer.learning_rate"
             )
-        if surviving < self.run.training.minimum_surviving_negatives:
+        if surviving is not None and surviving < self.run.training.minimum_surviving_negatives:
             raise UserError(
                 f"run {self.run.id}: at step {step} only {surviving:.2f} negatives a position survive the mask "
                 f"{self.run.training.negatives.mask!r}, so the item embeddings have collapsed and the loss is empty; "
@@ -179,12 +181,11 @@ class Trainer:
         row = {
             "epoch": float(epoch),
             "step": float(progress.step),
-            "loss": progress.epoch_loss / steps,
-            "surviving_negatives": progress.epoch_surviving / steps,
-            "temperature": math.exp(-self.objective.logit_scale.item()),
+            **{name: total / steps for name, total in progress.epoch_sums.items()},
+            **self.objective.state_figures(),
             "learning_rate": self.optimizer.param_groups[0]["lr"],
         }
-        progress.epoch_loss = progress.epoch_surviving = 0.0
+        progress.epoch_sums = {}
         if self.run.training.selection == "best":
             began = time.perf_counter()
             scores = validation_metrics(self.run, self.dataset, self.model, self.device)

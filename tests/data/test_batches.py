@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmark.data.batches import Negatives, TrainingBatches, flat_ranges, training_windows
+from benchmark.data.batches import Negatives, TrainingBatches, flat_ranges, sampled_users, training_windows
 from benchmark.data.dataset import load_dataset
 from tests.training.interactions import prepared
 
@@ -17,6 +17,8 @@ def windows_by_hand(lengths, sequence_length, choice):
         events, window = [(user, i) for i in range(n)], sequence_length + 1
         if choice == "last":
             found.append(events[-window:])
+        elif choice == "first":
+            found.append(events[:window])
         elif n <= window:
             found.append(events)
         else:
@@ -28,7 +30,7 @@ def windows_by_hand(lengths, sequence_length, choice):
 @given(
     lengths=st.lists(st.integers(0, 30), min_size=1, max_size=10),
     sequence_length=st.integers(1, 8),
-    choice=st.sampled_from(["all", "last"]),
+    choice=st.sampled_from(["all", "last", "first"]),
 )
 def test_windows(lengths, sequence_length, choice):
     total = np.array([n + 2 for n in lengths])  # two more events a user, held out
@@ -48,10 +50,10 @@ def dataset(tmp_path_factory):
     return load_dataset(prepared(tmp_path_factory.mktemp("batches")))
 
 
-def batches(dataset, sharing="shared", seed=1, global_batch=7):
+def batches(dataset, sharing="shared", seed=1, global_batch=7, user_share=1.0):
     return TrainingBatches(
         dataset, sequence_length=5, windows="all", global_batch=global_batch,
-        negatives=Negatives(11, sharing), seed=seed,
+        negatives=Negatives(11, sharing), seed=seed, user_share=user_share,
     )  # fmt: skip
 
 
@@ -90,3 +92,16 @@ def test_batches_depend_on_seed_and_step_only(dataset, sharing):
     assert one.negatives.shape == ((11,) if sharing == "shared" else (len(one.targets), 11))
     assert not torch.equal(batches(dataset, sharing, seed=2).batch(9).negatives[:11], one.negatives[:11])
     assert one.negatives.max() < dataset.item_count
+
+
+def test_a_smaller_share_of_users_is_part_of_a_larger_one_at_every_seed(dataset):
+    users = {}
+    for share in (0.1, 0.5, 1.0):
+        for seed in (1, 2):
+            made = batches(dataset, seed=seed, user_share=share)
+            users[share, seed] = set((np.searchsorted(dataset.offsets, made.starts, side="right") - 1).tolist())
+        assert users[share, 1] == users[share, 2]
+        chosen = sampled_users(dataset.user_count, share)
+        assert chosen.sum() == round(share * dataset.user_count)
+        assert users[share, 1] == set(np.flatnonzero(chosen & (dataset.split[:, 0] >= 2)).tolist())
+    assert users[0.1, 1] < users[0.5, 1] < users[1.0, 1]

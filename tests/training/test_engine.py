@@ -7,7 +7,7 @@ from torch import nn
 
 from benchmark.data.batches import TrainingBatch
 from benchmark.recommender import PackedSequences, SequentialRecommender
-from benchmark.training.engine import Engine
+from benchmark.training.engine import Engine, mean_cosine
 from benchmark.training.objectives import InfoNCE, Temperature
 
 
@@ -26,29 +26,32 @@ class Averager(SequentialRecommender):
         return self.step(items)
 
 
-def one_batch():
+def one_batch(per_position=False):
     generator = torch.Generator().manual_seed(5)
     items = torch.randint(0, 20, (10,), generator=generator)
     sequences = PackedSequences(items, items, items, torch.tensor([0, 3, 10]), 7)
-    targets, negatives = (torch.randint(0, 20, (n,), generator=generator) for n in (10, 8))
+    shapes = (10,), ((10, 8) if per_position else (8,))
+    targets, negatives = (torch.randint(0, 20, shape, generator=generator) for shape in shapes)
     return TrainingBatch(sequences, targets, negatives)
 
 
-def after_one_step(chunk, dropout=0.0):
+def after_one_step(chunk, history_chunk=None, per_position=False):
     torch.manual_seed(0)
-    model, objective = Averager(dropout=dropout), InfoNCE(Temperature())
+    model, objective = Averager(), InfoNCE(Temperature())
     parameters = [*model.parameters(), *objective.parameters()]
     engine = Engine(
-        model, objective, torch.optim.SGD(parameters, lr=0.0), device=torch.device("cpu"), bf16=False, item_chunk=chunk
-    )
-    figures = engine.step(one_batch())
+        model, objective, torch.optim.SGD(parameters, lr=0.0), device=torch.device("cpu"), bf16=False,
+        item_chunk=chunk, history_chunk=history_chunk,
+    )  # fmt: skip
+    figures = engine.step(one_batch(per_position))
     return float(figures.loss), [p.grad.clone() for p in parameters]
 
 
-@pytest.mark.parametrize("chunk", [1, 4, 100])
-def test_chunks_give_the_loss_and_gradients_of_one_piece(chunk):
-    loss, gradients = after_one_step(None)
-    chunked_loss, chunked = after_one_step(chunk)
+@pytest.mark.parametrize("per_position", [False, True])
+@pytest.mark.parametrize(("chunk", "history_chunk"), [(1, None), (4, 1), (None, 1), (100, 100)])
+def test_chunks_give_the_loss_and_gradients_of_one_piece(chunk, history_chunk, per_position):
+    loss, gradients = after_one_step(None, per_position=per_position)
+    chunked_loss, chunked = after_one_step(chunk, history_chunk, per_position)
     assert chunked_loss == pytest.approx(loss, abs=1e-6)
     for a, b in zip(gradients, chunked, strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
@@ -89,3 +92,10 @@ def test_the_loss_is_that_of_a_plain_loop():
         logits = torch.stack([p @ vectors[target], *(p @ vectors[n] for n in kept)]) * scale
         losses.append(F.cross_entropy(logits[None], torch.tensor([0])))
     assert after_one_step(None)[0] == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
+
+
+def test_the_mean_cosine_is_that_of_all_pairs():
+    vectors = torch.randn(7, 3, generator=torch.Generator().manual_seed(1))
+    pairs = [F.cosine_similarity(vectors[i], vectors[j], dim=0) for i in range(7) for j in range(7) if i != j]
+    assert mean_cosine(vectors).item() == pytest.approx(torch.stack(pairs).mean().item(), abs=1e-6)
+    assert mean_cosine(vectors[:1]).item() == pytest.approx(0, abs=1e-6)

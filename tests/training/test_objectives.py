@@ -40,15 +40,15 @@ def test_equals_the_formula(masking, sharing, count):
     got = objective(predicted, table, positives, negatives, ids)
     loss, survivors = by_hand(predicted, table, positives, negatives, ids, masking, 1 / 0.07)
     assert got.loss.item() == pytest.approx(loss, rel=1e-5)
-    assert float(got.surviving_negatives) == pytest.approx(survivors)
+    assert float(got.figures["surviving_negatives"]) == pytest.approx(survivors)
 
 
 def test_temperature_is_learned_within_its_bounds_or_fixed():
     objective = InfoNCE(Temperature(0.001))
-    objective.clamp_temperature()
+    objective.before_step()
     assert objective.logit_scale.exp().item() == pytest.approx(100)
     fixed = InfoNCE(Temperature(0.05, learnable=False))
-    fixed.clamp_temperature()
+    fixed.before_step()
     assert not fixed.logit_scale.requires_grad
     assert fixed.logit_scale.exp().item() == pytest.approx(20)
 
@@ -56,5 +56,5 @@ def test_temperature_is_learned_within_its_bounds_or_fixed():
 def test_all_negatives_masked_gives_no_loss_and_says_so():
     table = F.normalize(torch.ones(3, 4), dim=-1)
     output = InfoNCE(Temperature())(table[:1], table, torch.tensor([0]), torch.tensor([1, 2]), torch.arange(3))
-    assert float(output.surviving_negatives) == 0
+    assert float(output.figures["surviving_negatives"]) == 0
     assert output.loss.item() == pytest.approx(0, abs=1e-6)

@@ -1,5 +1,6 @@
 """The runs that the configuration resolves to; every mistake in it is reported before anything starts."""
 
+import hashlib
 import shlex
 import sys
 
@@ -8,26 +9,34 @@ from benchmark.errors import UserError
 from benchmark.experiments import Configuration
 
 BENCHMARK = f"{shlex.quote(sys.executable)} -m benchmark"  # the environment that snakemake itself runs in
-KNOWN_OPTIONS = {"preset", "seeds"}
+KNOWN_OPTIONS = {"preset", "tables", "seeds", "overrides"}
+
+
+def whole_numbers(text):
+    try:
+        return [int(number) for number in str(text).split(",")]
+    except ValueError:
+        raise UserError(f"--config seeds={text} is not a list of whole numbers such as seeds=1,2,3")
 
 
 def planned():
+    """The tables asked for, each with its runs."""
     if unknown := sorted(set(config) - KNOWN_OPTIONS):
         raise UserError(f"--config has no option {unknown[0]!r}; it has: {', '.join(sorted(KNOWN_OPTIONS))}")
-    seeds = None
-    if "seeds" in config:
-        try:
-            seeds = [int(seed) for seed in str(config["seeds"]).split(",")]
-        except ValueError:
-            raise UserError(f"--config seeds={config['seeds']} is not a list of whole numbers such as seeds=1,2,3")
-    configuration = Configuration(Path("config"))
-    names = configuration.tables(PRESET)
+    configuration = Configuration(Path("config"), Path(config["overrides"]) if "overrides" in config else None)
     configuration.preset(PRESET)
-    return {name: configuration.plan(name, PRESET, seeds) for name in names}
+    names = configuration.tables(PRESET)
+    if "tables" in config:
+        wanted = str(config["tables"]).split(",")
+        if absent := sorted(set(wanted) - set(names)):
+            raise UserError(f"preset {PRESET} has no table {absent[0]!r}; it has: {', '.join(names)}")
+        names = wanted
+    return {name: configuration.plan(name, PRESET, SEEDS) for name in names}
 
 
 PRESET = str(config.get("preset", "laptop"))
 try:
+    SEEDS = whole_numbers(config["seeds"]) if "seeds" in config else None
     PLANS = planned()
 except UserError as error:
     print(f"error: {error}", file=sys.stderr)
@@ -36,11 +45,19 @@ except UserError as error:
 RUNS = {run.id: run for plan in PLANS.values() for run in plan.runs()}
 TABLE_OF = {run.id: name for name, plan in PLANS.items() for run in plan.runs()}
 RESULTS = f"results/{PRESET}"
-SEEDS = f"--seeds {config['seeds']}" if "seeds" in config else ""
+OPTIONS = f"--preset {shlex.quote(PRESET)}"
+if SEEDS is not None:
+    OPTIONS += f" --seeds {','.join(map(str, SEEDS))}"
+if "overrides" in config:
+    OPTIONS += f" --overrides {shlex.quote(str(config['overrides']))}"
 
 
 def table_files(name):
     return [f"{RESULTS}/{name}.{kind}" for kind in ("csv", "md", "tex", "html")]
+
+
+def plan_digest(name):
+    return hashlib.sha256(PLANS[name].model_dump_json().encode()).hexdigest()
 
 
 def data_folder(run):
@@ -51,6 +68,22 @@ def token_files(run):
     if run.text is None:
         return []
     return [str(tokens_folder(Path(data_folder(run)), TextSettings.from_mapping(run.text)) / "tokens.json")]
+
+
+def source_files(run):
+    """What a run needs of the run that it starts from."""
+    if run.starts_from is None:
+        return []
+    folder = f"{RESULTS}/runs/{run.starts_from.run}"
+    weights = [f"{folder}/model.safetensors"] if run.starts_from.parts != [] else []
+    return weights + cached_files(run)
+
+
+def cached_files(run):
+    """The item embeddings of another run that a run reads."""
+    if run.starts_from is None or not run.starts_from.cached_items:
+        return []
+    return [f"{RESULTS}/runs/{run.starts_from.run}/item_embeddings.npy"]
 
 
 # One run whose settings a token store is made from; all runs that share it say the same of it.

@@ -3,6 +3,7 @@ rule rank:
     input:
         run=ancient(RESULTS + "/runs/{run}/run.yaml"),
         model=RESULTS + "/runs/{run}/model.safetensors",
+        cache=lambda wildcards: cached_files(RUNS[wildcards.run]),
     output:
         RESULTS + "/runs/{run}/ranks.parquet",
         RESULTS + "/runs/{run}/metrics.csv",

@@ -10,9 +10,10 @@ rule table:
         RESULTS + "/{table}.tex",
         RESULTS + "/{table}.html",
     params:
-        seeds=SEEDS,
+        options=OPTIONS,
+        plan=lambda wildcards: plan_digest(wildcards.table),  # other rows, seeds or titles make another table
     shell:
-        "{BENCHMARK} table {wildcards.table} --preset {PRESET} {params.seeds}"
+        "{BENCHMARK} table {wildcards.table} {params.options}"
 
 
 # The names that people type: table7, scaling_item, ...

@@ -1,0 +1,116 @@
+"""What a run takes from another run that it starts from: trained weights, and item embeddings as a data set.
+
+The two runs' folders lie side by side. item_embeddings.npy, beside the source's weights, holds a float32 row an item of
+the catalogue, as `embed_items` gives them; item_embeddings.json says of which run and split they are, with their hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmark.errors import UserError
+from benchmark.files import write_atomically, write_text
+from benchmark.recommender import SequentialRecommender
+from benchmark.training.checkpoint import load_weights
+
+EMBEDDINGS, CARD = "item_embeddings.npy", "item_embeddings.json"
+_CHUNK = 4096  # items embedded at once
+
+log = logging.getLogger(__name__)
+
+
+@torch.no_grad()
+def export_items(
+    model: SequentialRecommender, size: int, folder: Path, *, run_id: str, split_sha256: str, device: torch.device
+) -> str:
+    """Write the embeddings of all items of the catalogue and their card; returns their SHA-256."""
+    model.eval()
+    width = model.embed_items(torch.zeros(1, dtype=torch.int64, device=device)).shape[1]
+
+    def write(path: Path) -> None:
+        array = np.lib.format.open_memmap(path, mode="w+", dtype="<f4", shape=(size, width))
+        for start in range(0, size, _CHUNK):
+            chunk = torch.arange(start, min(start + _CHUNK, size), device=device)
+            array[start : start + len(chunk)] = model.embed_items(chunk).float().cpu().numpy()
+        array.flush()
+
+    (folder / CARD).unlink(missing_ok=True)  # while the array is replaced, the export is not whole
+    write_atomically(folder / EMBEDDINGS, write)
+    digest = file_sha256(folder / EMBEDDINGS)
+    card = {"run": run_id, "items": size, "width": width, "split_sha256": split_sha256, "sha256": digest}
+    write_text(folder / CARD, json.dumps(card, indent=2) + "\n")
+    return digest
+
+
+def cached_items(folder: Path, size: int, split_sha256: str) -> tuple[Tensor, str]:
+    """The exported item embeddings of the run in folder, (size, d) float32 and memory-mapped, and their SHA-256.
+
+    UserError where they are missing, damaged, or of another data set.
+    """
+    mend = f"write them with `python -m benchmark embed {folder / 'run.yaml'}`"
+    if not (folder / CARD).is_file():
+        raise UserError(f"{folder} has no exported item embeddings ({CARD}); {mend}")
+    try:
+        card: dict[str, Any] = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        array = np.load(folder / EMBEDDINGS, mmap_mode="c", allow_pickle=False)  # copy-on-write: never changes the file
+        if array.dtype != np.dtype("<f4") or array.shape != (card["items"], card["width"]):
+            raise ValueError(f"{EMBEDDINGS} is {array.dtype}{array.shape} and its card says otherwise")
+        if file_sha256(folder / EMBEDDINGS) != card["sha256"]:
+            raise ValueError(f"the SHA-256 of {EMBEDDINGS} is not the one that its card states")
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"the item embeddings in {folder} are damaged ({error}); {mend}") from error
+    if card["split_sha256"] != split_sha256 or card["items"] != size:
+        raise UserError(
+            f"the item embeddings in {folder} are of the split {card['split_sha256'][:12]} with {card['items']} items, "
+            f"and the data set is {split_sha256[:12]} with {size}; train their run on this data set and {mend}"
+        )
+    return torch.from_numpy(array), str(card["sha256"])
+
+
+def take_weights(model: SequentialRecommender, source: Path, parts: Sequence[str] | None) -> None:
+    """Load the trained weights of another run, of all the model or of its named parts.
+
+    UserError where a part is not in both models, or a weight is missing or of another shape.
+    """
+    own, found = model.state_dict(), load_weights(source)
+    names = list(own)
+    for part in parts or ():
+        if not any(_in(name, part) for name in own) or not any(_in(name, part) for name in found):
+            has = ", ".join(sorted({name.split(".")[0] for name in own} & {name.split(".")[0] for name in found}))
+            raise UserError(f"starts_from.parts: {part!r} is no part of both models; they share: {has or 'none'}")
+    if parts is not None:
+        names = [name for name in own if any(_in(name, part) for part in parts)]
+    problems = [f"{name} is missing" for name in names if name not in found]
+    problems += [
+        f"{name} is {tuple(found[name].shape)} and not {tuple(own[name].shape)}"
+        for name in names
+        if name in found and found[name].shape != own[name].shape
+    ]
+    if parts is None:
+        problems += [f"{name} is not in this model" for name in found if name not in own]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise UserError(
+            f"{source} does not fit the model that starts from it: {'; '.join(problems[:3])}{more}; give both rows the "
+            "same model settings, or name what they share in starts_from.parts"
+        )
+    model.load_state_dict({**own, **{name: found[name] for name in names}})
+    log.info("starts from the weights of %s%s", source.parent.name, f", {', '.join(parts)}" if parts else "")
+
+
+def _in(name: str, part: str) -> bool:
+    return name == part or name.startswith(f"{part}.")
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

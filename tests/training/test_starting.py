@@ -1,0 +1,143 @@
+"""Runs that start from another run: its weights, its item embeddings as a data set, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from benchmark.commands import data, runs
+from benchmark.errors import UserError
+from benchmark.evaluation.metrics import read_ranks
+from benchmark.experiments import Run, dump_run
+from benchmark.training.checkpoint import save_weights
+from benchmark.training.starting import cached_items, take_weights
+from tests.training.interactions import prepared
+
+LLAMA = {
+    "source": "scratch",
+    "config": {
+        "model_type": "llama", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 128,
+    },
+}  # fmt: skip
+
+
+def write_run(folder, name, method_class, model, *, text=None, starts_from=None, **training):
+    settings = {
+        "sequence_length": 6, "global_batch": 16, "negatives": {"count": 20, "mask": "id"}, "epochs": 5, "patience": 9,
+        "optimizer": {"learning_rate": 0.01, "weight_decay": 0.0}, **training,
+    }  # fmt: skip
+    run = Run.model_validate({
+        "id": name, "method": name, "label": name, "class": method_class, "dataset": "small", "protocol": "hllm",
+        "dataset_definition": {}, "model": model, "text": text, "training": settings, "seed": 3,
+        "evaluation": {"sequence_length": 6}, "starts_from": starts_from, "execution": {"device": "cpu"},
+    })  # fmt: skip
+    path = folder / "runs" / name / "run.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(dump_run(run))
+    return path
+
+
+def done(path, root):
+    runs.train(path, root)
+    runs.rank(path, root)
+    return read_ranks(path.parent / "ranks.parquet").rank
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """(folder, ranks) of a trained and exported HLLM."""
+    folder = tmp_path_factory.mktemp("starting")
+    prepared(folder / "small", users=60)
+    text = {"tokenizer": {"source": "train", "vocabulary_size": 300}}
+    path = write_run(folder, "hllm", "models.hllm.HLLM", {"item_model": LLAMA, "user_model": LLAMA}, text=text)
+    data.tokenize(path, folder)
+    ranks = done(path, folder)
+    runs.embed(path, folder)
+    return folder, ranks
+
+
+CACHED = {"run": "hllm", "parts": ["user_llm"], "cached_items": True}
+
+
+def test_a_user_llm_on_cached_items_ranks_as_the_model_it_was_taken_from(source):
+    folder, ranks = source
+    still = {"learning_rate": 1e-12, "weight_decay": 0.0}
+    path = write_run(folder, "still", "models.cached_items.CachedItems", {"user_model": LLAMA}, starts_from=CACHED,
+                     optimizer=still)  # fmt: skip
+    np.testing.assert_array_equal(done(path, folder), ranks)
+    origin = json.loads((path.parent / "provenance.json").read_text())["starts_from"]
+    card = json.loads((folder / "runs/hllm/item_embeddings.json").read_text())
+    assert origin["run"] == "hllm"
+    assert origin["item_embeddings_sha256"] == card["sha256"]
+    fresh = write_run(folder, "fresh", "models.cached_items.CachedItems", {"user_model": LLAMA},
+                      starts_from={**CACHED, "parts": []}, optimizer=still)  # fmt: skip
+    assert (done(fresh, folder) != ranks).mean() > 0.2
+
+
+def test_no_epoch_ranks_the_source_under_other_settings(source):
+    folder, ranks = source
+    text = {"tokenizer": {"source": "train", "vocabulary_size": 300}}
+    path = write_run(folder, "again", "models.hllm.HLLM", {"item_model": LLAMA, "user_model": LLAMA}, text=text,
+                     starts_from={"run": "hllm"}, epochs=0)  # fmt: skip
+    np.testing.assert_array_equal(done(path, folder), ranks)
+
+
+def test_ranking_with_other_item_embeddings_than_in_training_is_refused(source):
+    folder, _ = source
+    path = write_run(folder, "stale", "models.cached_items.CachedItems", {"user_model": LLAMA}, starts_from=CACHED)
+    runs.train(path, folder)
+    record = json.loads((path.parent / "provenance.json").read_text())
+    record["starts_from"]["item_embeddings_sha256"] = "0" * 64
+    (path.parent / "provenance.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="was trained on the item embeddings 000000000000, and those"):
+        runs.rank(path, folder)
+
+
+def test_item_embeddings_are_checked_when_they_are_opened(source, tmp_path):
+    folder, _ = source
+    exported = folder / "runs/hllm"
+    split = json.loads((exported / "item_embeddings.json").read_text())["split_sha256"]
+    embeddings, _ = cached_items(exported, 30, split)
+    assert embeddings.shape == (30, 16)
+    with pytest.raises(UserError, match=r"are of the split .* and the data set is ffff"):
+        cached_items(exported, 30, "f" * 64)
+    with pytest.raises(UserError, match=r"has no exported item embeddings .*benchmark embed"):
+        cached_items(tmp_path, 30, split)
+    content = bytearray((exported / "item_embeddings.npy").read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "item_embeddings.npy").write_bytes(content)
+    (tmp_path / "item_embeddings.json").write_text((exported / "item_embeddings.json").read_text())
+    with pytest.raises(UserError, match=r"damaged .*SHA-256"):
+        cached_items(tmp_path, 30, split)
+
+
+class Parts(nn.Module):
+    def __init__(self, width=2):
+        super().__init__()
+        self.first, self.second = nn.Linear(2, width), nn.Linear(width, 2)
+
+
+def test_only_the_named_parts_are_taken_over(tmp_path):
+    trained, fresh = Parts(), Parts()
+    save_weights(tmp_path / "model.safetensors", trained.state_dict())
+    before = fresh.second.weight.detach().clone()
+    take_weights(fresh, tmp_path / "model.safetensors", ["first"])
+    assert torch.equal(fresh.first.weight, trained.first.weight)
+    assert torch.equal(fresh.second.weight, before)
+
+
+@pytest.mark.parametrize(
+    ("parts", "width", "message"),
+    [
+        (["third"], 2, r"'third' is no part of both models; they share: first, second"),
+        (["firs"], 2, "'firs' is no part of both models"),
+        (None, 3, r"first\.weight is \(2, 2\) and not \(3, 2\)"),
+    ],
+)
+def test_weights_that_do_not_fit_are_told_in_one_sentence(tmp_path, parts, width, message):
+    save_weights(tmp_path / "model.safetensors", Parts().state_dict())
+    with pytest.raises(UserError, match=message):
+        take_weights(Parts(width), tmp_path / "model.safetensors", parts)
