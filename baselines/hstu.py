@@ -167,6 +167,16 @@ class Block(nn.Module):
         return unpad(attended, layout.index) / self.length
 
 
+class Blocks(nn.ModuleList):
+    """Blocks one after another, called as one."""
+
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        """(t, width) packed events -> (t, width)."""
+        for block in self:
+            x = block(x, layout)
+        return x
+
+
 class HSTU(SequentialRecommender):
     """Learned item ids and positions, then sequential transduction units.
 
@@ -184,7 +194,7 @@ class HSTU(SequentialRecommender):
         self.item_embedding = nn.Embedding(catalogue.size, item_width)
         self.item_projection = nn.Linear(item_width, width, bias=False) if item_width != width else nn.Identity()
         self.position_embedding = nn.Embedding(length, width)
-        self.blocks = nn.ModuleList(Block(settings, length) for _ in range(settings.layers))
+        self.blocks = Blocks(Block(settings, length) for _ in range(settings.layers))
         self.register_buffer("edges", bucket_edges(), persistent=False)
         for weight in (
             self.item_embedding.weight, self.position_embedding.weight, *self.item_projection.parameters()
@@ -208,10 +218,13 @@ class HSTU(SequentialRecommender):
         x = x + self.position_embedding(positions)
         if self.settings.input_dropout:
             x = F.dropout(x, self.settings.dropout, self.training)
-        layout = self._layout(sequences)
-        for block in self.blocks:
-            x = block(x, layout)
-        return x
+        return self.blocks(x, self._layout(sequences))  # type: ignore[no-any-return]
+
+    def item_table(self) -> Tensor | None:
+        return self.item_embedding.weight if isinstance(self.item_projection, nn.Identity) else None
+
+    def heavy_layers(self) -> list[nn.Module]:
+        return [self.blocks]
 
     def _layout(self, sequences: PackedSequences) -> Layout:
         segments, longest = len(sequences), sequences.max_length

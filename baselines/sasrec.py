@@ -68,6 +68,19 @@ class Block(nn.Module):
         return out
 
 
+class Blocks(nn.ModuleList):
+    """Blocks one after another, called as one."""
+
+    def __init__(self, settings: SASRecSettings) -> None:
+        super().__init__(Block(settings) for _ in range(settings.layers))
+
+    def forward(self, x: Tensor, offsets: Tensor, max_length: int) -> Tensor:
+        """(t, width) packed events -> (t, width)."""
+        for block in self:
+            x = block(x, offsets, max_length)
+        return x
+
+
 class SASRec(SequentialRecommender):
     """Learned item ids and positions, then causal post-norm Transformer blocks.
 
@@ -84,7 +97,7 @@ class SASRec(SequentialRecommender):
         self.position_embedding = nn.Embedding(sequence_length, settings.width)
         self.input_norm = nn.LayerNorm(settings.width, eps=settings.layer_norm_epsilon)
         self.dropout = nn.Dropout(settings.dropout)
-        self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.layers))
+        self.blocks = Blocks(settings)
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=settings.initial_std)
@@ -100,6 +113,10 @@ class SASRec(SequentialRecommender):
         """(t, width) item embeddings -> (t, width) embedding of each event's next item."""
         positions = self.sequence_length - 1 - sequences.positions_from_end
         x: Tensor = self.dropout(self.input_norm(items + self.position_embedding(positions)))
-        for block in self.blocks:
-            x = block(x, sequences.offsets, sequences.max_length)
-        return x
+        return self.blocks(x, sequences.offsets, sequences.max_length)  # type: ignore[no-any-return]
+
+    def item_table(self) -> Tensor:
+        return self.item_embedding.weight
+
+    def heavy_layers(self) -> list[nn.Module]:
+        return [self.blocks]

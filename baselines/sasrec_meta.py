@@ -88,6 +88,16 @@ class Block(nn.Module):
         return out
 
 
+class Blocks(nn.ModuleList):
+    """Blocks one after another, called as one."""
+
+    def forward(self, x: Tensor, offsets: Tensor, max_length: int) -> Tensor:
+        """(t, width) packed events -> (t, width)."""
+        for block in self:
+            x = block(x, offsets, max_length)
+        return x
+
+
 def _norm(x: Tensor) -> Tensor:
     return F.layer_norm(x, x.shape[-1:], eps=_NORM_EPSILON)
 
@@ -103,7 +113,7 @@ class MetaSASRec(SequentialRecommender):
         self.item_embedding = nn.Embedding(catalogue.size, settings.width)
         self.position_embedding = nn.Embedding(sequence_length, settings.width)
         self.dropout = nn.Dropout(settings.dropout)
-        self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.layers))
+        self.blocks = Blocks(Block(settings) for _ in range(settings.layers))
         for table, std in ((self.item_embedding, 0.02), (self.position_embedding, settings.width**-0.5)):
             nn.init.trunc_normal_(table.weight, std=std, a=-2 * std, b=2 * std)
 
@@ -115,6 +125,10 @@ class MetaSASRec(SequentialRecommender):
     def embed_histories(self, sequences: PackedSequences, items: Tensor) -> Tensor:
         """(t, width) item embeddings -> (t, width) embedding of each event's next item."""
         x: Tensor = self.dropout(items * self.item_scale + self.position_embedding(sequences.positions))
-        for block in self.blocks:
-            x = block(x, sequences.offsets, sequences.max_length)
-        return x
+        return self.blocks(x, sequences.offsets, sequences.max_length)  # type: ignore[no-any-return]
+
+    def item_table(self) -> Tensor:
+        return self.item_embedding.weight
+
+    def heavy_layers(self) -> list[nn.Module]:
+        return [self.blocks]

@@ -8,12 +8,16 @@ go through `scaled_dot_product_attention`; only attention itself sees padding, t
 from __future__ import annotations
 
 import inspect
-from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+if torch.cuda.is_available():  # it takes seconds to import
+    from torch.nn.attention.varlen import varlen_attn
+
+    _KERNEL_OPTIONS = frozenset(inspect.signature(varlen_attn).parameters)  # they changed from torch 2.10 to 2.13
 
 PACKED = "packed"  # transformers dispatches names with sdpa, flash, flex_attention or paged in them elsewhere
 _LENGTH_STEP = 8  # on the CPU, segments whose lengths round up to the same multiple are padded together
@@ -102,30 +106,22 @@ def _attention_by_length(
     return torch.cat(parts).index_select(0, order)
 
 
-@cache
-def _variable_length_kernel() -> tuple[Any, frozenset[str]]:
-    from torch.nn.attention.varlen import varlen_attn  # needs a CUDA build
-
-    return varlen_attn, frozenset(inspect.signature(varlen_attn).parameters)
-
-
 def _variable_length_attention(
     q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, max_length: int, causal: bool, scale: float | None
 ) -> Tensor:
-    kernel, names = _variable_length_kernel()  # its keywords changed from torch 2.10 to 2.13
     options: dict[str, Any] = {}
     if causal:
-        options |= {"window_size": (-1, 0)} if "window_size" in names else {"is_causal": True}
-    if scale is not None and "scale" in names:
+        options |= {"window_size": (-1, 0)} if "window_size" in _KERNEL_OPTIONS else {"is_causal": True}
+    if scale is not None and "scale" in _KERNEL_OPTIONS:
         options["scale"] = scale
     elif scale is not None:
         q = q * (scale * q.shape[-1] ** 0.5)
-    if k.shape[1] != q.shape[1] and "enable_gqa" in names:
+    if (
+        k.shape[1] != q.shape[1] and "enable_gqa" in _KERNEL_OPTIONS
+    ):  # before it had that keyword, it shared heads by itself
         options["enable_gqa"] = True
-    elif k.shape[1] != q.shape[1]:
-        k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
     cumulative = offsets.to(torch.int32)
-    out: Tensor = kernel(q, k, v, cumulative, cumulative, max_length, max_length, **options)
+    out: Tensor = varlen_attn(q, k, v, cumulative, cumulative, max_length, max_length, **options)
     return out
 
 

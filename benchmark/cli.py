@@ -8,7 +8,7 @@ import typer
 
 from benchmark.commands import data, evidence, results, runs
 from benchmark.commands.shared import log
-from benchmark.errors import UserError
+from benchmark.errors import STOPPED, StoppedError, UserError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 for verb in (
@@ -26,9 +26,12 @@ for verb in (
 
 
 def main() -> None:
-    """Run a verb; a user's mistake ends with one sentence and status 1."""
+    """Run a verb; a mistake of the user ends with one sentence and status 1, a request to stop with one and 75."""
     try:
         app(standalone_mode=True)
     except UserError as error:
         log.error("error: %s", error) if log.handlers else print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except StoppedError as stopped:
+        log.warning("%s", stopped)
+        sys.exit(STOPPED)

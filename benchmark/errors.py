@@ -1,4 +1,4 @@
-"""Errors that a user can cause and mend."""
+"""How a verb ends without having done all of its work: a mistake that a user can mend, or a request to stop."""
 
 
 class UserError(Exception):
@@ -6,3 +6,10 @@ class UserError(Exception):
 
     The command line prints the sentence without a traceback and exits with status 1.
     """
+
+
+STOPPED = 75  # EX_TEMPFAIL: the status of a process that was asked to stop; the same command continues its work
+
+
+class StoppedError(Exception):
+    """The work was stopped on request and its state is saved, told in one sentence; exit status STOPPED."""

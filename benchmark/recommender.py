@@ -120,10 +120,49 @@ class SequentialRecommender(nn.Module, ABC):
     def embed_histories(self, sequences: PackedSequences, items: Tensor) -> Tensor:
         """(t, d) item embeddings of the t events -> (t, d) embedding of each event's next item, causal."""
 
+    def item_sizes(self, items: Tensor) -> Tensor | None:
+        """(n,) catalogue indices -> (n,) on the host: the work and memory that embedding each takes, such as its
+        tokens. None where an item is a row of a table.
+
+        A method that gives sizes takes `items` of `embed_items` from the host as well, which saves waiting for the GPU.
+        """
+        return None
+
+    def item_table(self) -> Tensor | None:
+        """(size, d) what `embed_items` gives for the whole catalogue, where that is a table and costs next to nothing;
+        None where every item has its cost. A training step that needs most items then takes all, without finding out
+        which."""
+        return None
+
+    def heavy_layers(self) -> list[nn.Module]:
+        """The modules in which nearly all arithmetic happens, such as the layers of a language model. Whoever runs the
+        method may compile each of them and let it work on half-precision copies of its weights."""
+        return []
+
     def comparable(self, embeddings: Tensor) -> Tensor:
         """(n, d) embeddings of either kind -> (n, d) float32 vectors whose dot products are the scores."""
         embeddings = embeddings.float()
         return F.normalize(embeddings, dim=-1) if self.similarity == "cosine" else embeddings
+
+
+class ClickRecommender(SequentialRecommender):
+    """A method that also predicts whether a user clicks on a target item, in two steps: what depends on the history and
+    perhaps the target, and a head. Its sequences have one event more than the longest history: the request.
+
+    target_in_history: whether the request's event is the target itself (early fusion). Otherwise the target takes part
+    in the second step alone, and a user's state serves every candidate (late fusion).
+    """
+
+    target_in_history: bool
+
+    @abstractmethod
+    def click_states(self, sequences: PackedSequences, items: Tensor) -> Tensor:
+        """(t, d) item embeddings of the events of b requests -> (b, d) states. The last event of each sequence is the
+        request: its time is the request's and its item the target, which a method of late fusion must not read."""
+
+    @abstractmethod
+    def click_logits(self, states: Tensor, targets: Tensor) -> Tensor:
+        """(b, d) states and (b, d) item embeddings of their targets -> (b,) logits, float32."""
 
 
 class SelfTrainedRecommender(SequentialRecommender):
@@ -136,3 +175,14 @@ class SelfTrainedRecommender(SequentialRecommender):
         validation_targets: (b,) the item that follows each of them; None where the protocol has no validation part.
         Returns figures for the training record, such as {"epochs": 20}.
         """
+
+
+def item_chunks(sizes: Tensor, chunks: int) -> list[Tensor]:
+    """Cut n items into so many chunks, at most n, of about equal total size and of like sizes within.
+
+    sizes: (n,) positive, on the host. Returns positions among the n, each in one chunk, largest sizes first.
+    """
+    order = sizes.argsort(descending=True, stable=True)
+    middle = sizes[order].cumsum(0) - sizes[order] / 2
+    bounds = torch.searchsorted(middle, sizes.sum() * torch.arange(1, chunks) / chunks)
+    return [part for part in order.tensor_split(bounds) if len(part)]

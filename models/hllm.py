@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmark.recommender import Catalogue, PackedSequences, SequentialRecommender
 from models.item_llm import ItemLLM, Pooling
-from models.pretrained import BackboneSettings, check_length, load_backbone, width
+from models.pretrained import BackboneSettings, check_length, layers, load_backbone, width
 from models.user_llm import UserInput, UserLLM
 
 
@@ -41,7 +41,7 @@ class HLLM(SequentialRecommender):
             raise ValueError("HLLM reads texts: give the method a `text` section, so that the items are tokenized")
         # Not persistent: texts belong to the data set, and a checkpoint is read with the data set at hand.
         self.register_buffer("tokens", catalogue.tokens, persistent=False)
-        self.register_buffer("token_offsets", catalogue.token_offsets, persistent=False)
+        self.token_offsets = catalogue.token_offsets.cpu()  # stays on the host, which cuts the texts into chunks
         lengths = catalogue.token_offsets.diff()
         if settings.pooling == "mean" and (empty := int((lengths == 0).sum())):
             raise ValueError(f"{empty} items have no token to average: set pooling to item_token")
@@ -49,12 +49,23 @@ class HLLM(SequentialRecommender):
         item_backbone = load_backbone(settings.item_model, vocabulary_size=catalogue.vocabulary_size)
         check_length(item_backbone, int(lengths.max()) + (settings.pooling == "item_token"), "the longest text")
         self.item_llm = ItemLLM(item_backbone, settings.pooling, settings.item_model.frozen)
+        self.shared = settings.share_models
         user_backbone, user_frozen = item_backbone, settings.item_model.frozen
         if not settings.share_models:
             user_backbone = load_backbone(settings.user_model, vocabulary_size=None)
             user_frozen = settings.user_model.frozen
         check_length(user_backbone, sequence_length, "the longest history")
         self.user_llm = UserLLM(user_backbone, width(item_backbone), catalogue.size, settings.user_inputs, user_frozen)
+
+    def item_sizes(self, items: Tensor) -> Tensor:
+        """(n,) tokens of each item, [ITEM] included."""
+        items = items.cpu()
+        lengths = self.token_offsets[items + 1] - self.token_offsets[items]
+        return lengths + (self.item_llm.pooling == "item_token")
+
+    def heavy_layers(self) -> list[nn.Module]:
+        own = layers(self.item_llm.backbone)
+        return own if self.shared else own + layers(self.user_llm.backbone)
 
     def embed_items(self, items: Tensor) -> Tensor:
         embeddings: Tensor = self.item_llm(self.tokens, self.token_offsets, items)

@@ -33,15 +33,18 @@ class ItemLLM(nn.Module):
 
     def forward(self, tokens: Tensor, token_offsets: Tensor, items: Tensor) -> Tensor:
         """tokens: (total,) token ids of the catalogue, item i's from token_offsets[i] up to token_offsets[i + 1];
-        items: (n,) catalogue indices -> (n, width)."""
+        items: (n,) catalogue indices -> (n, width). With token_offsets and items on the host nothing waits for the
+        device that the model is on."""
+        items = items.to(token_offsets.device)
         starts = token_offsets[items]
         lengths = token_offsets[items + 1] - starts
         if self.pooling == "item_token":
             lengths = lengths + 1
         offsets = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
-        total, longest = torch.stack([offsets[-1], lengths.max()]).tolist()  # the one wait for the device
-        segments = torch.repeat_interleave(torch.arange(len(items), device=items.device), lengths, output_size=total)
-        positions = torch.arange(total, device=items.device) - offsets[segments]
+        total, longest = int(offsets[-1]), int(lengths.max())
+        starts, lengths, offsets = (_sent(x, tokens.device) for x in (starts, lengths, offsets))
+        segments = torch.repeat_interleave(torch.arange(len(items), device=tokens.device), lengths, output_size=total)
+        positions = torch.arange(total, device=tokens.device) - offsets[segments]
         source = starts[segments] + positions
         words = self.backbone.get_input_embeddings()  # type: ignore[operator]
         if self.pooling == "item_token":
@@ -54,3 +57,8 @@ class ItemLLM(nn.Module):
         if self.pooling == "item_token":
             return states[offsets[1:] - 1]
         return torch.segment_reduce(states.float(), "mean", lengths=lengths, unsafe=True)
+
+
+def _sent(x: Tensor, device: torch.device) -> Tensor:
+    """x on the device; from the host it goes through pinned memory, so that the host need not wait."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" and not x.is_cuda else x.to(device)

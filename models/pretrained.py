@@ -90,11 +90,13 @@ def load_backbone(settings: BackboneSettings, *, vocabulary_size: int | None) ->
 
 def run_packed(backbone: nn.Module, inputs: Tensor, positions: Tensor, offsets: Tensor, max_length: int) -> Tensor:
     """inputs: (t, width) input vectors of the segments offsets: (b + 1,), positions: (t,) within them -> (t, width)
-    last hidden states, after the final norm."""
+    last hidden states, after the final norm. Under autocast the hidden states are in its type from the first layer."""
+    if torch.is_autocast_enabled(inputs.device.type):
+        inputs = inputs.to(torch.get_autocast_dtype(inputs.device.type))
     out = backbone(
         inputs_embeds=inputs.unsqueeze(0),
         position_ids=positions.unsqueeze(0) + _first_position(backbone),
-        cu_seq_lens_q=offsets,
+        cu_seq_lens_q=offsets.int(),
         max_length_q=max_length,
         use_cache=False,
     )
@@ -105,6 +107,12 @@ def run_packed(backbone: nn.Module, inputs: Tensor, positions: Tensor, offsets: 
 def width(backbone: nn.Module) -> int:
     """Width of the hidden states."""
     return int(backbone.config.hidden_size)  # type: ignore[union-attr, arg-type]
+
+
+def layers(backbone: nn.Module) -> list[nn.Module]:
+    """The decoder's or encoder's layers, first to last."""
+    count = backbone.config.num_hidden_layers  # type: ignore[union-attr]
+    return list(next(x for x in backbone.modules() if isinstance(x, nn.ModuleList) and len(x) == count))
 
 
 def is_causal(backbone: nn.Module) -> bool:

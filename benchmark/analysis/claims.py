@@ -32,6 +32,7 @@ from benchmark.settings import Settings, read_yaml, validated
 if TYPE_CHECKING:
     from benchmark.experiments import PlannedTable
 
+Rows = dict[tuple[str, str], dict[str, list[LoadedRun]]]  # (table, data set) -> label -> runs, one a seed
 Verdict = Literal["confirmed", "contradicted", "not shown"]
 LEVEL = 0.05
 COLUMNS = (
@@ -128,10 +129,8 @@ def corrected(results: Sequence[Evidence]) -> list[Evidence]:
     return [replace(result, p_holm=float(p)) for result, p in zip(results, adjusted, strict=True)]
 
 
-def evaluate_claims(
-    claims: Sequence[Claim], rows: Mapping[tuple[str, str], Mapping[str, Sequence[LoadedRun]]]
-) -> list[Evidence]:
-    """rows: (table, data set) -> label -> runs."""
+def evaluate_claims(claims: Sequence[Claim], rows: Rows) -> list[Evidence]:
+    """Every test of every claim, with p-values corrected over all of them."""
     results = []
     for claim in claims:
         for test in claim.tests:
@@ -159,8 +158,8 @@ def write_claims(claims: Sequence[Claim], results: Sequence[Evidence], folder: P
     return rendering.text([view])
 
 
-def runs_of(plan: PlannedTable, load: Mapping[str, LoadedRun]) -> dict[tuple[str, str], dict[str, list[LoadedRun]]]:
-    """(table, data set) -> label -> runs of a planned table; load: run id -> run."""
+def runs_of(plan: PlannedTable, load: Mapping[str, LoadedRun]) -> Rows:
+    """The rows of a planned table; load: run id -> run."""
     return {
         (plan.name, planned.block.dataset): {row.label: [load[run.id] for run in row.runs] for row in planned.rows}
         for planned in plan.blocks
@@ -221,7 +220,7 @@ def _line(result: Evidence) -> Line:
 
 def contrast_text(contrast: Mapping[str, float]) -> str:
     """{"A": 1, "B": -0.95} -> "A − 0.95 B"."""
-    parts = []
+    parts: list[str] = []
     for label, weight in contrast.items():
         sign = MINUS if weight < 0 else "+" if parts else ""
         parts.append(f"{sign} {'' if abs(weight) == 1 else f'{abs(weight):g} '}{label}".strip())

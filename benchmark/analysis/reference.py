@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmark.analysis.claims import ClaimsFile, evaluate_claims, runs_of, write_claims
+from benchmark.analysis.claims import ClaimsFile, Rows, evaluate_claims, runs_of, write_claims
 from benchmark.analysis.runs import load_run
 from benchmark.analysis.tables import make_table
 from benchmark.errors import UserError
@@ -33,7 +33,7 @@ def kept_tables(configuration: Configuration, preset: str, folder: Path) -> list
 def make_claims(configuration: Configuration, file: Path, preset: str, folder: Path) -> str:
     """Test the claims of a file on runs in folder/runs, write claims.csv, .md and .html, return them as text."""
     claims = ClaimsFile.read(file).claims
-    rows = {}
+    rows: Rows = {}
     for name in dict.fromkeys(test.table for claim in claims for test in claim.tests):
         plan = configuration.plan(name, preset)
         rows |= runs_of(plan, {run.id: load_run(folder / "runs" / run.id) for run in plan.runs()})

@@ -13,7 +13,7 @@ from benchmark.errors import UserError
 
 def prepare(
     dataset: Annotated[str, typer.Argument(help="a data set of config/datasets.yaml")],
-    protocol: Annotated[str, typer.Option(help="hllm or meta")] = "hllm",
+    protocol: Annotated[str, typer.Option(help="hllm, meta or temporal")] = "hllm",
     on_bad_rows: Annotated[str, typer.Option(help="fail at the first bad row, or drop and count them")] = "fail",
     data: DataRoot = Path("data"),
 ) -> None:

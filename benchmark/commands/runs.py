@@ -96,6 +96,7 @@ def _trained(run: Run, folder: Path, run_parts: OpenedRun) -> dict[str, Any]:
     """Train, and return the figures for the provenance."""
     from benchmark.recommender import SelfTrainedRecommender
     from benchmark.training.checkpoint import save_weights
+    from benchmark.training.stopping import stop_request
     from benchmark.training.trainer import Trainer, fit, write_record
 
     dataset, model, began = run_parts.dataset, run_parts.model, time.perf_counter()
@@ -106,8 +107,9 @@ def _trained(run: Run, folder: Path, run_parts: OpenedRun) -> dict[str, Any]:
     if isinstance(model, SelfTrainedRecommender):
         figures = fit(run, dataset, model, folder)
         return {"epochs": figures.get("epochs", 0), "hours": (time.perf_counter() - began) / 3600}
-    trainer = Trainer(run, dataset, model, folder, run_parts.device)
-    progress = trainer.train()
+    with stop_request() as stop:
+        trainer = Trainer(run, dataset, model, folder, run_parts.device, stop)
+        progress = trainer.train()
     return {
         "epochs": progress.step // trainer.batches.steps_per_epoch,
         "best_epoch": progress.best_epoch,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -110,14 +110,23 @@ def flat_ranges(starts: Int64, lengths: Int64) -> Int64:
     return np.arange(lengths.sum()) + np.repeat(starts - before, lengths)
 
 
-def packed(dataset: Dataset, starts: Int64, lengths: Int64) -> PackedSequences:
+def shuffled_ranges(starts: Int64, lengths: Int64, key: int) -> Int64:
+    """As `flat_ranges`, each range in a random order that depends on key and on the integers in it alone."""
+    rows = flat_ranges(starts, lengths)
+    drawn = randomness.hashes(key, torch.from_numpy(rows)).numpy()
+    return rows[np.lexsort((drawn, np.repeat(np.arange(len(starts)), lengths)))]
+
+
+def packed(dataset: Dataset, starts: Int64, lengths: Int64, shuffle_key: int | None = None) -> PackedSequences:
     """The events [start, start + length) of the data set's flat arrays, one sequence a range.
 
     Every range must be followed by another event of the same user, whose time is the last event's next_timestamp.
+    shuffle_key: puts the items of each sequence in a random order and leaves the times where they are.
     """
     rows = flat_ranges(starts, lengths)
+    placed = rows if shuffle_key is None else shuffled_ranges(starts, lengths, shuffle_key)
     return PackedSequences(
-        items=torch.from_numpy(dataset.items[rows].astype(np.int64)),
+        items=torch.from_numpy(dataset.items[placed].astype(np.int64)),
         timestamps=torch.from_numpy(dataset.timestamps[rows].astype(np.int64)),
         next_timestamps=torch.from_numpy(dataset.timestamps[rows + 1].astype(np.int64)),
         offsets=torch.from_numpy(np.concatenate([[0], lengths.cumsum()])),
@@ -126,7 +135,11 @@ def packed(dataset: Dataset, starts: Int64, lengths: Int64) -> PackedSequences:
 
 
 class TrainingBatches:
-    """The batches of a run, by number: batch `step` is the same on every machine and after every restart."""
+    """The batches of a run, by number: batch `step` is the same on every machine and after every restart.
+
+    order: "shuffled" puts every user's training items in one random order before they are cut into windows, the control
+    that tells whether a method uses order.
+    """
 
     def __init__(
         self,
@@ -138,9 +151,15 @@ class TrainingBatches:
         negatives: Negatives,
         seed: int,
         user_share: float = 1.0,
+        order: Literal["chronological", "shuffled"] = "chronological",
     ) -> None:
         lengths = np.asarray(dataset.split[:, 0], dtype=np.int64)
         lengths = np.where(sampled_users(len(lengths), user_share), lengths, 0)  # no events, no windows
+        if order == "shuffled":
+            starts, items = np.asarray(dataset.offsets[:-1]), np.array(dataset.items)
+            key = randomness.key(seed, Stream.HISTORY_ORDER)
+            items[flat_ranges(starts, lengths)] = items[shuffled_ranges(starts, lengths, key)]
+            dataset = replace(dataset, items=items)
         self.dataset, self.negatives, self.seed, self.global_batch = dataset, negatives, seed, global_batch
         self.sequence_length = sequence_length
         self.starts, self.lengths = training_windows(

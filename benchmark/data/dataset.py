@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from benchmark.errors import UserError
 
 FORMAT_VERSION = 1
-Protocol = Literal["hllm", "meta"]
+Protocol = Literal["hllm", "meta", "temporal"]
 Split = Literal["validation", "test"]
 Int8 = np.ndarray[Any, np.dtype[np.int8]]
 Int32 = np.ndarray[Any, np.dtype[np.int32]]
@@ -73,7 +73,9 @@ class DataCard:
     whose target already stands in their history (None without such targets). items_without_text: items of the
     catalogue whose text fields are all empty. dropped: rows and users left out, by reason. filter: the filter's
     settings or "none". created_by: versions of the packages that wrote the folder. labels: what labels.npy holds, None
-    without it.
+    without it. targets: for each split, the users who have one. cold_targets: for each split, the share of them whose
+    target has no training event. cutoffs: the times at which validation and test begin, of protocol temporal.
+    count_deviations: how the counts differ from those that the definition expects, where that was accepted.
     """
 
     format_version: int
@@ -96,6 +98,10 @@ class DataCard:
     terms: str | None
     created_by: dict[str, str]
     labels: LabelFacts | None = None
+    targets: dict[str, int] | None = None
+    cold_targets: dict[str, float | None] | None = None
+    cutoffs: dict[str, int] | None = None
+    count_deviations: list[str] = field(default_factory=list)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
@@ -104,8 +110,15 @@ class DataCard:
     def from_json(cls, text: str) -> DataCard:
         """Raises ValueError, KeyError or TypeError for anything but what to_json writes."""
         content = json.loads(text)
-        known = {field.name for field in fields(cls)}
-        if not known - {"labels"} <= set(content) <= known:
+        known = {item.name for item in fields(cls)}
+        newer = {
+            "labels",
+            "targets",
+            "cold_targets",
+            "cutoffs",
+            "count_deviations",
+        }
+        if not known - newer <= set(content) <= known:
             raise ValueError("its keys are not those of a data card")
         content["counts"] = Counts(**content["counts"])
         content["sequence_length"] = SequenceLength(**content["sequence_length"])
@@ -193,13 +206,13 @@ class Dataset:
 
     def training_sequences(self) -> TrainingSequences:
         """Every user's training events, copied together."""
-        kept = self._in_training()
+        kept = training_events(self.offsets, self.split)
         ends = np.asarray(self.split[:, TRAIN_END], dtype=np.int64).cumsum()
         return TrainingSequences(np.concatenate([[0], ends]), self.items[kept], self.timestamps[kept])
 
     def training_frequency(self) -> Int64:
         """(items,) int64: training events of each item of the catalogue."""
-        return np.bincount(self.items[self._in_training()], minlength=self.item_count)
+        return np.bincount(self.items[training_events(self.offsets, self.split)], minlength=self.item_count)
 
     def cases(self, split: Split) -> EvaluationCases:
         """The targets to rank; users without one are left out."""
@@ -211,16 +224,17 @@ class Dataset:
         end = start + position[users]
         return EvaluationCases(users, start, end, self.items[end], self.timestamps[end])
 
-    def _in_training(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """(n,) whether an event is in its user's training part."""
-        lengths = np.diff(self.offsets)
-        position = np.arange(len(self.items)) - np.repeat(self.offsets[:-1], lengths)
-        kept: np.ndarray[Any, np.dtype[np.bool_]] = position < np.repeat(self.split[:, TRAIN_END], lengths)
-        return kept
-
     def _column(self, file: str, name: str) -> list[Any]:
         values: list[Any] = pq.read_table(self.folder / file, columns=[name]).column(0).to_pylist()
         return values
+
+
+def training_events(offsets: Int64, split: Int32) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """(n,) whether an event is in its user's training part; offsets and split as in Dataset."""
+    change = np.zeros(int(offsets[-1]) + 1, dtype=np.int8)  # a part's start and the end of another may coincide
+    np.add.at(change, offsets[:-1], 1)
+    np.subtract.at(change, offsets[:-1] + split[:, TRAIN_END], 1)
+    return np.cumsum(change[:-1], dtype=np.int8).view(np.bool_)
 
 
 def split_hash(

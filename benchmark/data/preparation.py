@@ -4,90 +4,67 @@ definition and the protocol alone, to the byte."""
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import polars as pl
-import torch
 
-from benchmark.data import csv_dataset, movielens, randomness
+from benchmark.data import csv_dataset, movielens
 from benchmark.data.dataset import (
     FORMAT_VERSION,
-    TEST,
-    TRAIN_END,
-    VALIDATION,
     Counts,
     DataCard,
-    Int8,
     Int32,
-    Int64,
     LabelFacts,
     Protocol,
-    SequenceLength,
     labels_hash,
     split_hash,
 )
 from benchmark.data.delimited import BadRows, OnBadRows
-from benchmark.data.randomness import Stream
-from benchmark.data.sources import DatasetDefinition, ExpectedCounts, OnePassFilter, TiedOrder
+from benchmark.data.events import Events, count_deviations, counted, filtered, present
+from benchmark.data.sources import DatasetDefinition
+from benchmark.data.splits import Sequences, split_events, split_facts
 from benchmark.errors import UserError
 from benchmark.files import write_atomically
 
 READERS = {"movielens": movielens.read, "csv": csv_dataset.read}
-
-# Fewest events of a user: hllm holds two out and trains on the rest, meta holds one out.
-SHORTEST = {"hllm": 3, "meta": 2}
-
-Bools = np.ndarray[Any, np.dtype[np.bool_]]
+OnOtherCounts = Literal["fail", "accept"]
 
 
-@dataclass(frozen=True)
-class _Events:
-    """The interactions in the file's order, as indices into sorted ids; each (n,). labels: if the data set has any."""
-
-    users: Int64
-    items: Int64
-    timestamps: Int64
-    labels: Int8 | None
-
-    def where(self, kept: Bools) -> _Events:
-        if kept.all():
-            return self
-        labels = self.labels[kept] if self.labels is not None else None
-        return _Events(self.users[kept], self.items[kept], self.timestamps[kept], labels)
-
-
-@dataclass(frozen=True)
-class _Sequences:
-    """The canonical form; see `benchmark.data.dataset.Dataset`."""
-
-    items: Int32
-    timestamps: Int64
-    offsets: Int64
-    split: Int32
-    labels: Int8 | None
-
-
-def prepare(definition: DatasetDefinition, protocol: str, output_folder: Path, on_bad_rows: str = "fail") -> DataCard:
+def prepare(
+    definition: DatasetDefinition,
+    protocol: str,
+    output_folder: Path,
+    on_bad_rows: str = "fail",
+    on_other_counts: str = "fail",
+) -> DataCard:
     """Read a data set's raw files, check them, and write the prepared folder; returns its card.
 
-    protocol: "hllm" (last event test, last but one validation) or "meta" (last event test, no validation).
+    protocol: "hllm", "meta" or "temporal"; `benchmark.data.splits.split_events` says what each holds out.
     on_bad_rows: "fail" stops at the first bad row, "drop" leaves such rows out and counts them in the card.
-    dataset.json is removed first and written last, so a folder that has it is whole.
+    on_other_counts: where the counts are not those that the definition expects, "fail" stops and "accept" notes it in
+    the card. dataset.json is removed first and written last, so a folder that has it is whole.
     """
     if protocol not in get_args(Protocol):
         raise UserError(f"there is no protocol {protocol!r}; the protocols are: {', '.join(get_args(Protocol))}")
     if on_bad_rows not in get_args(OnBadRows):
         raise UserError(f"--on-bad-rows {on_bad_rows} is not known: write fail or drop")
+    if on_other_counts not in get_args(OnOtherCounts):
+        raise UserError(f"--on-other-counts {on_other_counts} is not known: write fail or accept")
+    if protocol == "temporal" and not definition.event_times:
+        raise UserError(
+            f"data set {definition.name}: protocol temporal needs times, and its timestamps only order a user's events "
+            "(event_times: false); use another protocol"
+        )
     bad = BadRows(on_bad_rows)  # type: ignore[arg-type]
     raw = READERS[definition.reader](definition, bad)
     user_ids = raw.interactions["user_id"].unique().sort()  # polars orders strings by their UTF-8 bytes
     item_ids = pl.concat([raw.interactions["item_id"], raw.items["item_id"]]).unique().sort()
-    events = _Events(
+    events = Events(
         _codes(raw.interactions["user_id"], user_ids),
         _codes(raw.interactions["item_id"], item_ids),
         raw.interactions["timestamp"].to_numpy().astype(np.int64, copy=False),
@@ -97,141 +74,37 @@ def prepare(definition: DatasetDefinition, protocol: str, output_folder: Path, o
     del raw  # the strings of all rows are the largest thing in memory
 
     dropped = dict(sorted(bad.dropped.items()))
-    events, candidates = _filtered(events, len(item_ids), definition.filter, dropped)
-    if definition.expected is not None:
-        _check_counts(definition, definition.expected, events, int(candidates.sum()))
-    events = _without_short_users(events, SHORTEST[protocol], dropped)
-    if not len(events.users):
+    events, candidates = filtered(events, len(item_ids), definition.filter, dropped)
+    deviations = count_deviations(definition, counted(events, candidates))
+    if deviations and on_other_counts == "fail":
         raise UserError(
-            f"data set {definition.name}: no user has the {SHORTEST[protocol]} interactions that protocol {protocol} "
-            "needs; add interactions or loosen `filter`"
+            f"data set {definition.name}: {', '.join(deviations)}; the raw files are not those that the definition "
+            "describes: get them again, mend `expected` and `filter`, or accept it with --on-other-counts accept"
         )
-    if protocol == "hllm":
-        candidates = _present(events.items, len(item_ids))
-    users = _present(events.users, len(user_ids))
-    sequences = _sequences(events, users, candidates, protocol, definition.tied_order)
+    try:
+        sequences = split_events(events, len(user_ids), protocol, definition.tied_order, dropped)
+    except UserError as error:
+        raise UserError(f"data set {definition.name}: {error}") from error
     del events
-    user_ids, item_ids = user_ids.filter(pl.Series(users)), item_ids.filter(pl.Series(candidates))
-    return _write(definition, protocol, output_folder, sequences, user_ids, item_ids, texts, dropped, sources)
+    if protocol != "meta":
+        candidates = present(sequences.items, len(item_ids))
+    numbers = (np.cumsum(candidates) - 1).astype("<i4")
+    sequences = replace(sequences, items=numbers[sequences.items])
+    user_ids, item_ids = user_ids.filter(pl.Series(sequences.users)), item_ids.filter(pl.Series(candidates))
+    return _write(
+        definition, protocol, output_folder, sequences, user_ids, item_ids, texts, dropped, sources, deviations
+    )
 
 
-def _codes(values: pl.Series, ids: pl.Series) -> Int64:
+def _codes(values: pl.Series, ids: pl.Series) -> Int32:
     """(n,) the place of each value among the sorted ids, which have them all."""
-    return values.cast(pl.Enum(ids)).to_physical().to_numpy().astype(np.int64)
-
-
-def _present(codes: Int64, size: int) -> Bools:
-    """(size,) whether each code occurs."""
-    present = np.zeros(size, dtype=np.bool_)
-    present[codes] = True
-    return present
-
-
-def _filtered(
-    events: _Events, item_count: int, rule: OnePassFilter | None, dropped: dict[str, int]
-) -> tuple[_Events, Bools]:
-    """The events that a filter keeps, and (item_count,) the catalogue of protocol meta.
-
-    That catalogue is fixed before users are dropped for being too short: all items of the item file without a filter,
-    and the items of the rows that pass the first step of the one-pass filter.
-    """
-    if rule is None:
-        return events, np.ones(item_count, dtype=np.bool_)
-    before = len(events.users)
-    often = np.bincount(events.items, minlength=item_count)[events.items] >= rule.item_count
-    events = events.where(often & (np.bincount(events.users)[events.users] >= rule.user_count))
-    candidates = _present(events.items, item_count)
-    if len(events.users):
-        events = events.where(np.bincount(events.users)[events.users] >= rule.user_count)
-    dropped["interactions left out by the one-pass filter"] = before - len(events.users)
-    return events, candidates
-
-
-def _without_short_users(events: _Events, shortest: int, dropped: dict[str, int]) -> _Events:
-    """The events of users who have enough of them."""
-    counts = np.bincount(events.users)
-    kept = events.where(counts[events.users] >= shortest)
-    reason = f"with fewer than {shortest} interactions"
-    dropped[f"users {reason}"] = int(((counts > 0) & (counts < shortest)).sum())
-    dropped[f"interactions of users {reason}"] = len(events.users) - len(kept.users)
-    return kept
-
-
-def _check_counts(definition: DatasetDefinition, expected: ExpectedCounts, events: _Events, candidates: int) -> None:
-    found = ExpectedCounts.model_construct(
-        users=len(np.unique(events.users)),
-        items=len(np.unique(events.items)),
-        interactions=len(events.users),
-        candidates_meta=candidates if expected.candidates_meta is not None else None,
-    )
-    if found != expected:
-        names = [name for name in ExpectedCounts.model_fields if getattr(found, name) != getattr(expected, name)]
-        told = ", ".join(
-            f"{getattr(expected, name)} {name} expected and {getattr(found, name)} found" for name in names
-        )
-        raise UserError(
-            f"data set {definition.name}: {told}; the raw files are not those that the definition describes: "
-            "get them again, or mend `expected` and `filter`"
-        )
-
-
-def _order(events: _Events, tied_order: TiedOrder) -> Int64:
-    """(n,) rows by user and time; lexsort is stable, so that tied rows keep the file's order unless told otherwise."""
-    if tied_order == "file":
-        return np.lexsort((events.timestamps, events.users))
-    rows = np.arange(len(events.users))
-    if tied_order == "reversed":
-        return np.lexsort((-rows, events.timestamps, events.users))
-    shuffled = randomness.hashes(randomness.key(0, Stream.TIED_ORDER), torch.from_numpy(rows)).numpy()
-    return np.lexsort((rows, shuffled, events.timestamps, events.users))
-
-
-def _sequences(
-    events: _Events, users: Bools, candidates: Bools, protocol: str, tied_order: TiedOrder = "file"
-) -> _Sequences:
-    """Sort by (user, timestamp, tied order), number users and items without gaps, and split every user's events."""
-    order = _order(events, tied_order)
-    lengths = np.bincount(events.users, minlength=len(users))[users]
-    item_numbers = np.cumsum(candidates) - 1
-    validation = lengths - 2 if protocol == "hllm" else np.full_like(lengths, -1)
-    train_end = lengths - 2 if protocol == "hllm" else lengths - 1
-    return _Sequences(
-        items=item_numbers[events.items[order]].astype("<i4"),
-        timestamps=events.timestamps[order].astype("<i8"),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype("<i8"),
-        split=np.stack([train_end, validation, lengths - 1], axis=1).astype("<i4"),
-        labels=events.labels[order] if events.labels is not None else None,
-    )
-
-
-def _facts(sequences: _Sequences) -> dict[str, Any]:
-    """The figures of a data card that describe order and split."""
-    offsets, timestamps, items = sequences.offsets, sequences.timestamps, sequences.items
-    starts, lengths = offsets[:-1], np.diff(offsets)
-    ties_with_last = np.concatenate([[False], timestamps[1:] == timestamps[:-1]])
-    ties_with_last[starts] = False
-    tied = ties_with_last | np.append(ties_with_last[1:], False)
-    position = np.arange(len(items)) - np.repeat(starts, lengths)
-    unhittable: dict[str, float | None] = {}
-    for name, column in (("validation", VALIDATION), ("test", TEST)):
-        target = sequences.split[:, column].astype(np.int64)
-        has_target = target >= 0
-        target_items = np.where(has_target, items[starts + np.maximum(target, 0)], -1)
-        seen = (items == np.repeat(target_items, lengths)) & (position < np.repeat(target, lengths))
-        share = np.logical_or.reduceat(seen, starts)[has_target]
-        unhittable[name] = float(share.mean()) if len(share) else None
-    return {
-        "training_interactions": int(sequences.split[:, TRAIN_END].sum(dtype=np.int64)),
-        "tie_rate": float(tied.mean()),
-        "tied_targets": float(ties_with_last[offsets[1:] - 1].mean()),
-        "unhittable_targets": unhittable,
-        "sequence_length": SequenceLength(float(lengths.mean()), float(np.median(lengths)), int(lengths.max())),
-    }
+    return values.cast(pl.Enum(ids)).to_physical().to_numpy().astype(np.int32)
 
 
 def _write(
-    definition: DatasetDefinition, protocol: str, folder: Path, sequences: _Sequences, user_ids: pl.Series,
+    definition: DatasetDefinition, protocol: str, folder: Path, sequences: Sequences, user_ids: pl.Series,
     item_ids: pl.Series, texts: pl.DataFrame, dropped: dict[str, int], sources: list[Any],
+    deviations: list[str],
 ) -> DataCard:  # fmt: skip
     """Write the folder, the card last."""
     items = item_ids.to_frame("item_id").join(texts, on="item_id", how="left", maintain_order="left")
@@ -258,7 +131,9 @@ def _write(
         terms=definition.terms,
         created_by=_versions(),
         labels=labels,
-        **_facts(sequences),
+        cutoffs=sequences.cutoffs,
+        count_deviations=deviations,
+        **split_facts(sequences, len(item_ids)),
     )
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -26,6 +26,7 @@ class Stream(IntEnum):
     DROPOUT = 4
     TIED_ORDER = 5
     USER_SAMPLE = 6
+    HISTORY_ORDER = 7
 
 
 def _signed(x: int) -> int:

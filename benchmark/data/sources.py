@@ -15,12 +15,16 @@ from benchmark.settings import Settings, read_yaml, validated
 TiedOrder = Literal["file", "reversed", "shuffled"]
 
 
-class OnePassFilter(Settings):
-    """Keep the rows whose item has at least item_count rows and whose user has at least user_count, both counted
-    before anything is dropped; then drop the users left with fewer than user_count. Not iterated: an item may end
-    below item_count (released HLLM code and Meta's generative-recommenders, Amazon Books)."""
+class Filter(Settings):
+    """Which interactions are frequent enough to be kept.
 
-    kind: Literal["one_pass"]
+    one_pass: keep the rows whose item has at least item_count rows and whose user has at least user_count, both counted
+    before anything is dropped; then drop the users left with fewer than user_count. Not iterated: an item may end
+    below item_count (released HLLM code and Meta's generative-recommenders, Amazon Books).
+    iterative: drop the rows of rarer items and users, count again, and so on until nothing is dropped: the k-core.
+    """
+
+    kind: Literal["one_pass", "iterative"]
     item_count: int = Field(ge=1)
     user_count: int = Field(ge=1)
 
@@ -81,7 +85,7 @@ class DatasetDefinition(Settings):
     event_times: bool = True
     tied_order: TiedOrder = "file"
     label: LabelDefinition | None = None
-    filter: Annotated[OnePassFilter | None, BeforeValidator(_none_as_null)] = None
+    filter: Annotated[Filter | None, BeforeValidator(_none_as_null)] = None
     licence: str
     terms: str | None = None
     expected: ExpectedCounts | None = None

@@ -1,4 +1,5 @@
-"""The rank of each user's held-out item in the full catalogue: float32 scores, no sampling, ties counted by half."""
+"""The rank of each user's held-out item in the full catalogue: float32 scores (unless a run asks for bfloat16), no
+sampling, ties counted by half."""
 
 from __future__ import annotations
 
@@ -29,12 +30,16 @@ class RankingSettings:
     "truncated" one that the method reads (protocol meta), or "none" (RecBole's evaluation).
     block_scores: float32 scores in memory at once; users are ranked in blocks of block_scores / catalogue size.
     item_chunk: items embedded at once.
+    shuffle_key: puts the events that the method reads in a random order; None leaves them as they are.
+    scores: "bf16" multiplies embeddings rounded to bfloat16, as the released code does in its bf16 runs.
     """
 
     sequence_length: int
     mask: HistoryMask = "whole"
     block_scores: int = 1 << 25
     item_chunk: int = 4096
+    shuffle_key: int | None = None
+    scores: Literal["fp32", "bf16"] = "fp32"
 
 
 @dataclass(frozen=True)
@@ -98,15 +103,16 @@ def rank_cases(
     device, training = torch.device(device), model.training
     model.eval()
     items = embed_catalogue(model, dataset.item_count, settings.item_chunk, device)
-    comparable = model.comparable(items)
+    kind = torch.bfloat16 if settings.scores == "bf16" else torch.float32
+    comparable = model.comparable(items).to(kind)
     count = len(cases.target)
     rank, ties, hittable = np.empty(count), np.empty(count, np.int32), np.empty(count, np.bool_)
     for block in blocks(cases, dataset.item_count, settings):
         start, end = cases.history_start[block], cases.history_end[block]
         read = np.maximum(start, end - settings.sequence_length)
-        sequences = packed(dataset, read, end - read).to(device)
+        sequences = packed(dataset, read, end - read, settings.shuffle_key).to(device)
         predicted = model.embed_histories(sequences, items[sequences.items])[sequences.last]
-        scores = model.comparable(predicted) @ comparable.T
+        scores = (model.comparable(predicted).to(kind) @ comparable.T).float()
         if not torch.isfinite(scores).all():
             raise ValueError("a score is not a finite number: the model's embeddings hold NaN or infinity")
         rows, masked = _masked_pairs(dataset, start if settings.mask == "whole" else read, end, settings.mask)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
+from benchmark.data.dataset import Protocol
 from benchmark.settings import Settings
 
 
@@ -20,6 +21,14 @@ class MethodFile(Settings):
     training: dict[str, Any] = {}
     source: str
     deviations: list[str] = []
+
+
+class MethodOverride(Settings):
+    model: dict[str, Any] = {}
+    text: dict[str, Any] = {}
+    training: dict[str, Any] = {}
+    evaluation: dict[str, Any] = {}
+    execution: dict[str, Any] = {}
 
 
 class StartsFrom(Settings):
@@ -51,19 +60,21 @@ class Row(Settings):
     text: dict[str, Any] = {}
     training: dict[str, Any] = {}
     evaluation: dict[str, Any] = {}
+    execution: dict[str, Any] = {}
 
 
 class Block(Settings):
     """Rows of a table on one data set. reference: the row, by label, that improvements and tests are against. seeds:
-    instead of the preset's. choices: of all rows; see Row."""
+    instead of the preset's. methods: settings of every row of a method. choices: of all rows; see Row."""
 
     dataset: str
-    protocol: Literal["hllm", "meta"] = "hllm"
+    protocol: Protocol = "hllm"
     title: str = ""
     reference: str
     seeds: list[int] | None = Field(None, min_length=1)
     training: dict[str, Any] = {}
     evaluation: dict[str, Any] = {}
+    methods: dict[str, MethodOverride] = {}
     choices: dict[str, str] = {}
     rows: list[Row] = Field(min_length=1)
 
@@ -75,13 +86,6 @@ class TableFile(Settings):
     metrics: list[str] = Field(min_length=1)
     published: str | None = None
     presets: dict[str, list[Block]]
-
-
-class MethodOverride(Settings):
-    model: dict[str, Any] = {}
-    text: dict[str, Any] = {}
-    training: dict[str, Any] = {}
-    evaluation: dict[str, Any] = {}
 
 
 class PresetFile(Settings):

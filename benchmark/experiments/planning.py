@@ -147,27 +147,21 @@ class Configuration:
         self, row: Row, label: str, method: MethodFile, block: Block, preset: PresetFile
     ) -> dict[str, dict[str, Any] | None]:
         """The sections of a run's settings, each merged from everything that has a say in it."""
-        of_preset = preset.methods.get(row.method, MethodOverride())
-        own = self.overrides
-        of_method = own.methods.get(row.method, MethodOverride())
-        of_row = own.rows.get(label, MethodOverride())
-        training = merge(
-            method.training, preset.training, of_preset.training, block.training, row.training,
-            own.training, of_method.training, of_row.training,
+        own, none = self.overrides, MethodOverride()
+        layers = (
+            method, preset, preset.methods.get(row.method, none), block, block.methods.get(row.method, none), row,
+            own, own.methods.get(row.method, none), own.rows.get(label, none),
         )  # fmt: skip
-        evaluation = merge(
-            {"sequence_length": training.get("sequence_length")}, preset.evaluation, of_preset.evaluation,
-            block.evaluation, row.evaluation, own.evaluation, of_method.evaluation, of_row.evaluation,
-        )  # fmt: skip
-        text = None
-        if method.text is not None:
-            text = merge(method.text, of_preset.text, row.text, of_method.text, of_row.text)
+
+        def section(name: str) -> dict[str, Any]:
+            return merge(*(getattr(layer, name, None) or {} for layer in layers))
+
+        sections = {name: section(name) for name in ("model", "text", "training", "evaluation", "execution")}
+        length = sections["training"].get("sequence_length")
         return {
-            "model": merge(method.model, of_preset.model, row.model, of_method.model, of_row.model),
-            "text": text,
-            "training": training,
-            "evaluation": evaluation,
-            "execution": merge(preset.execution, own.execution),
+            **sections,
+            "text": sections["text"] if method.text is not None else None,
+            "evaluation": merge({"sequence_length": length}, sections["evaluation"]),
         }
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, model_validator
 
+from benchmark.data.dataset import Protocol
 from benchmark.settings import Settings, read_yaml, validated
 
 FORMAT = 2  # of what a run's id covers; raise it when the same settings come to mean another result
@@ -52,7 +53,8 @@ class TrainingSettings(Settings):
     epochs: 0 trains nothing, and the weights that the run starts from are ranked. patience: epochs without a better
     validation score after which training stops. selection: "best" keeps the weights of the best epoch on validation,
     "last" those of the last (protocols without validation). user_share: of the users whose events are trained on; a
-    smaller share is part of a larger one, and all users are ranked (figure 3).
+    smaller share is part of a larger one, and all users are ranked (figure 3). order: "shuffled" puts each user's
+    training items in a random order, a control that tells whether a method uses it.
     """
 
     sequence_length: int = Field(gt=0)
@@ -68,11 +70,17 @@ class TrainingSettings(Settings):
     selection_metric: str = "ndcg@200"
     minimum_surviving_negatives: float = Field(0.5, ge=0)
     user_share: float = Field(1.0, gt=0, le=1)
+    order: Literal["chronological", "shuffled"] = "chronological"
 
 
 class EvaluationSettings(Settings):
+    """mask: what of the history cannot be recommended. order: "shuffled" puts the events that the method reads in a
+    random order. scores: "bf16" multiplies embeddings rounded to bfloat16, where many scores tie."""
+
     sequence_length: int = Field(gt=0)
     mask: Literal["whole", "truncated", "none"] = "whole"
+    order: Literal["chronological", "shuffled"] = "chronological"
+    scores: Literal["fp32", "bf16"] = "fp32"
 
 
 class ExecutionSettings(Settings):
@@ -110,7 +118,7 @@ class Run(Settings):
     variant: str = ""
     class_: str = Field(alias="class")
     dataset: str
-    protocol: Literal["hllm", "meta"]
+    protocol: Protocol
     dataset_definition: dict[str, Any]
     model: dict[str, Any]
     text: dict[str, Any] | None

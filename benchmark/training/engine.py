@@ -59,11 +59,11 @@ class Engine:
         """One optimisation step; batch is on the engine's device."""
         self.optimizer.zero_grad(set_to_none=True)
         self.objective.before_step()
-        ids = self.objective.items(batch).unique()
+        ids, whole = self.items.distinct(self.objective.items(batch))
         embedded = self.items.embed(ids)
         # The graph is cut here: several parts of the batch add to the gradient, and the item model gets it once.
         wide = torch.promote_types(embedded.dtype, torch.float32)  # what adds up gradients is no bfloat16
-        items = StepItems(ids, embedded.detach().to(wide).requires_grad_())
+        items = StepItems(ids, embedded.detach().to(wide).requires_grad_(), whole)
         sums: dict[str, Tensor] = {}
         for part in self._parts(batch):
             output = self.objective.loss(self, part, items)

@@ -28,14 +28,16 @@ class Temperature:
 
 @dataclass(frozen=True)
 class StepItems:
-    """The embeddings of a step's distinct items. ids: (u,) catalogue indices, ascending; vectors: (u, d) float32."""
+    """The embeddings of a step's distinct items. ids: (u,) catalogue indices, ascending; vectors: (u, d) float32;
+    whole: they are the whole catalogue."""
 
     ids: Tensor
     vectors: Tensor
+    whole: bool = False
 
     def rows(self, items: Tensor) -> Tensor:
         """Catalogue indices of any shape, all of them among ids -> their rows of vectors."""
-        return torch.searchsorted(self.ids, items)
+        return items if self.whole else torch.searchsorted(self.ids, items)
 
     def of(self, items: Tensor) -> Tensor:
         """(n,) catalogue indices -> (n, d) their embeddings."""

@@ -17,10 +17,10 @@ import torch
 from torch import nn
 
 from benchmark.data import randomness
-from benchmark.data.batches import Negatives, TrainingBatches, packed
+from benchmark.data.batches import Negatives, TrainingBatches, packed, sampled_users
 from benchmark.data.dataset import Dataset
 from benchmark.data.randomness import Stream
-from benchmark.errors import UserError
+from benchmark.errors import StoppedError, UserError
 from benchmark.evaluation.metrics import metric_mean
 from benchmark.evaluation.ranking import RankingSettings, rank_cases
 from benchmark.experiments import Run, TrainingSettings
@@ -29,6 +29,7 @@ from benchmark.recommender import SelfTrainedRecommender, SequentialRecommender
 from benchmark.training.checkpoint import load_state, load_weights, save_state, save_weights
 from benchmark.training.engine import Engine
 from benchmark.training.objectives import objective_for
+from benchmark.training.stopping import StopRequest
 
 log = logging.getLogger(__name__)
 
@@ -62,14 +63,23 @@ def learning_rate_factor(step: int, total: int, settings: TrainingSettings) -> f
 
 
 class Trainer:
-    """Trains one run in its folder, from wherever the folder's state says it stands.
+    """Trains one run in its folder, from wherever the folder's state says it stands, until it is asked to stop.
 
     model.safetensors (the weights that are ranked) and training.csv (a row an epoch) are written at the end;
     state.pt and best.safetensors are what a stopped run continues from.
     """
 
-    def __init__(self, run: Run, dataset: Dataset, model: SequentialRecommender, folder: Path, device: torch.device):
+    def __init__(
+        self,
+        run: Run,
+        dataset: Dataset,
+        model: SequentialRecommender,
+        folder: Path,
+        device: torch.device,
+        stop: StopRequest | None = None,
+    ) -> None:
         self.run, self.dataset, self.folder, self.device = run, dataset, folder, device
+        self.stop = stop or StopRequest()
         settings = run.training
         self.model = model.to(device)
         self.objective = objective_for(settings).to(device)
@@ -98,6 +108,7 @@ class Trainer:
             negatives=Negatives(settings.negatives.count, settings.negatives.sharing),
             seed=run.seed,
             user_share=settings.user_share,
+            order=settings.order,
         )
         if not len(self.batches.starts):
             raise UserError(f"data set {run.dataset} has no user with two training events, so nothing can be trained")
@@ -115,10 +126,19 @@ class Trainer:
         return self.progress.step >= self.total_steps or out_of_patience
 
     def train(self) -> Progress:
-        """Train to the end and leave the weights to be ranked in model.safetensors."""
+        """Train to the end and leave the weights to be ranked in model.safetensors.
+
+        Raises StoppedError, with the state saved, after the step in which the request to stop came.
+        """
         self._resume()
         last_save = time.monotonic()
         while not self.finished:
+            if self.stop.by:
+                self._save()
+                raise StoppedError(
+                    f"stopped by {self.stop.by} after step {self.progress.step} of {self.total_steps}; "
+                    "the same command continues from there"
+                )
             self._train_step()
             if self.progress.step % self.batches.steps_per_epoch == 0:
                 self._end_epoch()
@@ -235,7 +255,13 @@ class Trainer:
 
 def ranking_settings(run: Run) -> RankingSettings:
     """How a run's users are ranked, for validation and test alike."""
-    return RankingSettings(sequence_length=run.evaluation.sequence_length, mask=run.evaluation.mask)
+    shuffled = run.evaluation.order == "shuffled"
+    return RankingSettings(
+        sequence_length=run.evaluation.sequence_length,
+        mask=run.evaluation.mask,
+        shuffle_key=randomness.key(run.seed, Stream.HISTORY_ORDER) if shuffled else None,
+        scores=run.evaluation.scores,
+    )
 
 
 def validation_metrics(
@@ -252,10 +278,14 @@ def fit(run: Run, dataset: Dataset, model: SelfTrainedRecommender, folder: Path)
     lengths, validation = (np.asarray(dataset.split[:, i], dtype=np.int64) for i in (0, 1))
     has_validation = bool((validation >= 0).any())
     users = np.flatnonzero((lengths > 0) & (validation >= 0) if has_validation else lengths > 0)
+    users = users[sampled_users(len(lengths), run.training.user_share)[users]]
     starts = np.asarray(dataset.offsets[:-1])[users]
+    shuffle_key = randomness.key(run.seed, Stream.HISTORY_ORDER) if run.training.order == "shuffled" else None
     targets = dataset.items[starts + validation[users]].astype(np.int64) if has_validation else None
     figures = model.fit(
-        packed(dataset, starts, lengths[users]), None if targets is None else torch.from_numpy(targets), run.seed
+        packed(dataset, starts, lengths[users], shuffle_key),
+        None if targets is None else torch.from_numpy(targets),
+        run.seed,
     )
     write_record(folder / "training.csv", [figures])
     save_weights(folder / "model.safetensors", model.state_dict())

@@ -76,12 +76,39 @@ def usable_rows(interactions, items, missing_text):
     return rows, records, +bad
 
 
-def prepared(interactions, items, protocol, minimum=None, missing_text="fail"):
+def k_core(rows, minimum):
+    """Rows of rare items and users dropped one after another until none is left."""
+    while True:
+        item_counts, user_counts = Counter(row[1] for row in rows), Counter(row[0] for row in rows)
+        rare = [n for n, row in enumerate(rows) if item_counts[row[1]] < minimum[0] or user_counts[row[0]] < minimum[1]]
+        if not rare:
+            return rows
+        del rows[rare[0]]
+
+
+def split_of(events, protocol, cutoffs):
+    """train_end, validation, test of a user's (time, row, item), None if they are of no use."""
+    n = len(events)
+    if protocol == "hllm":
+        return [n - 2, n - 2, n - 1] if n >= 3 else None
+    if protocol == "meta":
+        return [n - 1, -1, n - 1] if n >= 2 else None
+    periods = ["train" if time < cutoffs[0] else "validation" if time < cutoffs[1] else "test" for time, _, _ in events]
+    split = [periods.count("train")]
+    for name in ("validation", "test"):
+        split.append(periods.index(name) if name in periods and periods[0] != name else -1)
+    return split if split[0] >= 2 or max(split[1:]) >= 0 else None
+
+
+def prepared(interactions, items, protocol, minimum=None, missing_text="fail", kind="one_pass"):
     """interactions: (user, item, timestamp) strings and items: (item, {field: text}), both in the files' order;
-    minimum: (item_count, user_count) of the one-pass filter. None if nothing is left."""
+    minimum: (item_count, user_count) of the filter. None if nothing is left."""
     rows, records, bad = usable_rows(interactions, items, missing_text)
     candidates = set(records) | {item for _, item, _ in rows}
-    if minimum is not None:
+    if minimum is not None and kind == "iterative":
+        rows = k_core(list(rows), minimum)
+        candidates = {item for _, item, _ in rows}
+    elif minimum is not None:
         item_counts, user_counts = Counter(row[1] for row in rows), Counter(row[0] for row in rows)
         rows = [row for row in rows if item_counts[row[1]] >= minimum[0] and user_counts[row[0]] >= minimum[1]]
         candidates = {item for _, item, _ in rows}
@@ -91,10 +118,16 @@ def prepared(interactions, items, protocol, minimum=None, missing_text="fail"):
     for number, (user, item, time) in enumerate(rows):
         histories.setdefault(user, []).append((time, number, item))
     histories = {user: sorted(events) for user, events in histories.items()}
-    histories = {user: events for user, events in histories.items() if len(events) >= (3 if protocol == "hllm" else 2)}
+    times = sorted(time for _, _, time in rows)
+    cutoffs = [times[int(share * len(times))] for share in (0.8, 0.9)] if times else None
+    splits = {user: split_of(events, protocol, cutoffs) for user, events in histories.items()}
+    histories = {user: events for user, events in histories.items() if splits[user]}
+    most = [max((split[place] for split in splits.values() if split), default=0) for place in range(3)]
+    if protocol == "temporal" and (most[0] == 0 or -1 in most):
+        return None
     if not histories:
         return None
-    if protocol == "hllm":
+    if protocol != "meta":
         candidates = {item for events in histories.values() for _, _, item in events}
     item_ids = sorted(candidates, key=lambda name: name.encode())
     user_ids = sorted(histories, key=lambda name: name.encode())
@@ -104,8 +137,7 @@ def prepared(interactions, items, protocol, minimum=None, missing_text="fail"):
         events = histories[user]
         flat += events
         offsets.append(len(flat))
-        n = len(events)
-        split.append([n - 2, n - 2, n - 1] if protocol == "hllm" else [n - 1, -1, n - 1])
+        split.append(splits[user])
     return Expected(
         item_ids,
         user_ids,
@@ -115,19 +147,30 @@ def prepared(interactions, items, protocol, minimum=None, missing_text="fail"):
         split,
         [records.get(name, {}) for name in item_ids],
         bad,
-        _figures(list(histories.values()), protocol),
+        _figures([histories[user] for user in user_ids], split) | {"cutoffs": cutoffs},
     )
 
 
-def _figures(histories, protocol):
+def _figures(histories, split):
     rows = Counter((number, time) for number, events in enumerate(histories) for time, _, _ in events)
+    cases = list(zip(histories, split, strict=True))
+    trained = {item for events, (end, _, _) in cases for _, _, item in events[:end]}
 
-    def unhittable(back):
-        return sum(h[-back][2] in {item for _, _, item in h[:-back]} for h in histories) / len(histories)
+    def share(place, condition):
+        found = [condition(events, targets[place]) for events, targets in cases if targets[place] >= 0]
+        return sum(found) / len(found) if found else None
+
+    def unhittable(events, target):
+        return events[target][2] in {item for _, _, item in events[:target]}
+
+    def cold(events, target):
+        return events[target][2] not in trained
 
     return {
         "tie_rate": sum(count for count in rows.values() if count > 1) / sum(map(len, histories)),
-        "tied_targets": sum(h[-1][0] == h[-2][0] for h in histories) / len(histories),
-        "unhittable_targets": {"validation": unhittable(2) if protocol == "hllm" else None, "test": unhittable(1)},
-        "training_interactions": sum(len(h) - (2 if protocol == "hllm" else 1) for h in histories),
+        "tied_targets": share(2, lambda events, target: events[target][0] == events[target - 1][0]),
+        "unhittable_targets": {"validation": share(1, unhittable), "test": share(2, unhittable)},
+        "cold_targets": {"validation": share(1, cold), "test": share(2, cold)},
+        "targets": {name: sum(row[place] >= 0 for row in split) for place, name in ((1, "validation"), (2, "test"))},
+        "training_interactions": sum(end for end, _, _ in split),
     }

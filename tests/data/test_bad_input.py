@@ -110,7 +110,7 @@ def test_a_missing_file_or_folder_is_named(tmp_path):
 
 def test_wrong_protocols_and_modes_are_named(tmp_path):
     definition = made(tmp_path)
-    with pytest.raises(UserError, match=re.escape("no protocol 'loo'; the protocols are: hllm, meta")):
+    with pytest.raises(UserError, match=re.escape("no protocol 'loo'; the protocols are: hllm, meta, temporal")):
         prepare(definition, "loo", tmp_path / "out")
     with pytest.raises(UserError, match="--on-bad-rows skip"):
         prepare(definition, "hllm", tmp_path / "out", "skip")

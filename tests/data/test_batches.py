@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmark.data.batches import Negatives, TrainingBatches, flat_ranges, sampled_users, training_windows
+from benchmark.data.batches import Negatives, TrainingBatches, flat_ranges, packed, sampled_users, training_windows
 from benchmark.data.dataset import load_dataset
 from tests.training.interactions import prepared
 
@@ -105,3 +105,30 @@ def test_a_smaller_share_of_users_is_part_of_a_larger_one_at_every_seed(dataset)
         assert chosen.sum() == round(share * dataset.user_count)
         assert users[share, 1] == set(np.flatnonzero(chosen & (dataset.split[:, 0] >= 2)).tolist())
     assert users[0.1, 1] < users[0.5, 1] < users[1.0, 1]
+
+
+def test_shuffled_histories_keep_every_users_items_and_lose_their_order(dataset):
+    plain, shuffled = (
+        TrainingBatches(
+            dataset, sequence_length=5, windows="all", global_batch=7, negatives=Negatives(11, "shared"), seed=1,
+            order=order,
+        ).dataset
+        for order in ("chronological", "shuffled")
+    )  # fmt: skip
+    moved = 0
+    for start, (train_end, validation, test) in zip(dataset.offsets[:-1], dataset.split, strict=True):
+        before, after = (x.items[start : start + train_end].tolist() for x in (plain, shuffled))
+        assert sorted(before) == sorted(after)
+        moved += before != after
+        for held_out in (validation, test):
+            assert plain.items[start + held_out] == shuffled.items[start + held_out]
+    assert moved > 0.9 * dataset.user_count
+
+
+def test_a_shuffled_sequence_does_not_depend_on_what_it_is_packed_with(dataset):
+    starts, lengths = np.asarray(dataset.offsets[:3]), np.array([4, 3, 5])
+    together = packed(dataset, starts, lengths, shuffle_key=8)
+    alone = packed(dataset, starts[1:2], lengths[1:2], shuffle_key=8)
+    assert together.items[4:7].tolist() == alone.items.tolist()
+    assert sorted(alone.items.tolist()) == sorted(dataset.items[starts[1] : starts[1] + 3].tolist())
+    assert together.timestamps.tolist() == packed(dataset, starts, lengths).timestamps.tolist()

@@ -56,7 +56,10 @@ def assert_equal(folder, card, expected, protocol):
     assert dataset.item_texts() == expected.texts
     assert card.split_sha256 == expected.sha256(protocol)
     for name, value in expected.figures.items():
-        assert getattr(card, name) == pytest.approx(value), name
+        if name == "cutoffs":
+            assert (card.cutoffs and list(card.cutoffs.values())) == (value if protocol == "temporal" else None)
+        else:
+            assert getattr(card, name) == pytest.approx(value), name
     assert card.items_without_text == sum(not text for text in expected.texts)
 
 
@@ -70,10 +73,11 @@ def test_equals_plain_python(data):
     items = data.draw(st.lists(st.tuples(ids, texts), max_size=8)) + data.draw(
         st.sampled_from([[], [(name, {"title": name, "tag": ""}) for name in GOOD_IDS]])
     )
-    protocol = data.draw(st.sampled_from(["hllm", "meta"]))
+    protocol = data.draw(st.sampled_from(["hllm", "meta", "temporal"]))
     missing_text = data.draw(st.sampled_from(["fail", "allow"]))
+    kind = data.draw(st.sampled_from(["one_pass", "iterative"]))
     minimum = data.draw(st.none() | st.tuples(st.integers(1, 4), st.integers(1, 4)))
-    rule = "none" if minimum is None else {"kind": "one_pass", "item_count": minimum[0], "user_count": minimum[1]}
+    rule = "none" if minimum is None else {"kind": kind, "item_count": minimum[0], "user_count": minimum[1]}
     layout = {
         "order": data.draw(st.permutations(range(3))),
         "quoting": data.draw(st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL])),
@@ -81,7 +85,7 @@ def test_equals_plain_python(data):
         "last_end": data.draw(st.booleans()),
     }
     _, _, bad = usable_rows(interactions, items, missing_text)
-    expected = prepared(interactions, items, protocol, minimum, missing_text)
+    expected = prepared(interactions, items, protocol, minimum, missing_text, kind)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_files(folder, interactions, items, **layout)
@@ -209,6 +213,7 @@ def read_csv(folder):
 REAL = {  # name, protocol: users, items, interactions, tie rate, tied targets, split
     ("ml-100k", "hllm"): (943, 1682, 100_000, 0.75772, 0.440085, "d388c53b674faa87b06e4446533ef438"),
     ("ml-100k", "meta"): (943, 1682, 100_000, 0.75772, 0.440085, "f769088469c8100db60e49a31e1afcba"),
+    ("ml-100k", "temporal"): (772, 1655, 86_080, 0.754031, 0, "6cab80055acf78ce0811b1ed285e0439"),
     ("ml-1m", "hllm"): (6040, 3706, 1_000_209, 0.773866, 0.421192, "0fb4109fe7cc11c6def2bcb31896c65e"),
     ("ml-1m", "meta"): (6040, 3883, 1_000_209, 0.773866, 0.421192, "b14ca2c740a1a5e3af0e8f95cb1bf523"),
 }
@@ -223,10 +228,10 @@ def test_real_data_sets_have_their_counts_and_their_split(tmp_path, name, protoc
     assert card.tie_rate == pytest.approx(tie_rate, abs=1e-6)
     assert card.tied_targets == pytest.approx(tied_targets, abs=1e-6)
     assert card.split_sha256[:32] == split  # the same on every platform and with every version of the packages
-    assert card.dropped == {}
+    assert (card.dropped == {}) is (protocol != "temporal")
     assert card.items_without_text == 0
     assert load_dataset(tmp_path).item_texts(["genres", "title"])[0].keys() == {"genres", "title"}
-    if protocol == "hllm":
+    if protocol != "meta":
         expected = prepared(*read_atomic(*made.files(), made.text_fields), protocol)
         assert_equal(tmp_path, card, expected, protocol)
 
@@ -242,6 +247,27 @@ def read_atomic(interactions_path, items_path, fields):
     return interactions, items
 
 
+def test_nothing_is_learned_from_the_time_of_the_targets(tmp_path):
+    generate(tmp_path / "raw", interactions=5_000, users=300, items=90, seed=4)
+    card = prepare(definition(tmp_path / "raw"), "temporal", tmp_path / "out")
+    dataset = load_dataset(tmp_path / "out")
+    training, validation, test = dataset.training_sequences(), dataset.cases("validation"), dataset.cases("test")
+    assert training.timestamps.max() < card.cutoffs["validation"] <= validation.request_timestamp.min()
+    assert validation.request_timestamp.max() < card.cutoffs["test"] <= test.request_timestamp.min()
+    assert (len(validation), len(test)) == (card.targets["validation"], card.targets["test"])
+    assert (validation.history_end > validation.history_start).all()
+    assert (test.history_end > test.history_start).all()
+
+
+def test_a_temporal_split_needs_times(tmp_path):
+    rows = [(user, item, "1") for user in "uv" for item in "abc"]
+    write_files(tmp_path, rows, [(name, {"title": name}) for name in "abc"])
+    with pytest.raises(UserError, match="finds no training event: validation begins at time 1 and test at 1"):
+        prepare(definition(tmp_path), "temporal", tmp_path / "out")
+    with pytest.raises(UserError, match="protocol temporal needs times"):
+        prepare(definition(tmp_path, event_times=False), "temporal", tmp_path / "out")
+
+
 def test_other_counts_than_expected_are_an_error(tmp_path):
     made = load_definitions(ROOT / "config/datasets.yaml")["ml-100k"]
     expected = made.expected.model_copy(update={"users": 944, "interactions": 99_999})
@@ -250,3 +276,5 @@ def test_other_counts_than_expected_are_an_error(tmp_path):
     ):
         prepare(made.model_copy(update={"expected": expected}), "hllm", tmp_path)
     assert not (tmp_path / "dataset.json").exists()
+    card = prepare(made.model_copy(update={"expected": expected}), "hllm", tmp_path, on_other_counts="accept")
+    assert card.count_deviations == ["944 users expected and 943 found", "99999 interactions expected and 100000 found"]

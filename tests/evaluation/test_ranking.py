@@ -90,3 +90,14 @@ def test_scores_that_are_no_numbers_are_refused():
     cases = EvaluationCases(one, one, one + 1, np.array([1], np.int32), one)
     with pytest.raises(ValueError, match="not a finite number"):
         rank_cases(LastItem(vectors, vectors), dataset, cases, RankingSettings(5))
+
+
+def test_bfloat16_scores_tie_where_float32_scores_do_not():
+    vectors = torch.tensor([[1.0], [1.001], [0.5]])  # bfloat16 keeps steps of 1/128 above 1
+    dataset = Interactions(np.array([2, 0], np.int32), np.arange(2), 3)
+    one = np.array([0])
+    cases = EvaluationCases(one, one, one + 1, np.array([0], np.int32), one)
+    exact = rank_cases(LastItem(vectors, vectors), dataset, cases, RankingSettings(5))
+    rounded = rank_cases(LastItem(vectors, vectors), dataset, cases, RankingSettings(5, scores="bf16"))
+    assert (exact.rank[0], exact.ties[0]) == (2, 0)
+    assert (rounded.rank[0], rounded.ties[0]) == (1.5, 1)

@@ -1,16 +1,14 @@
 """Whole trainings of a small method: it learns, repeats itself bit by bit, and survives being stopped."""
 
 import math
-import os
+import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from torch import nn
 
 from benchmark.data.dataset import load_dataset
@@ -21,6 +19,8 @@ from benchmark.recommender import SequentialRecommender
 from benchmark.training.checkpoint import load_weights
 from benchmark.training.trainer import Trainer, learning_rate_factor, ranking_settings, seeded, write_record
 from tests.training.interactions import prepared
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 class Walker(SequentialRecommender):
@@ -159,12 +159,12 @@ def test_record_keeps_every_column(tmp_path):
     assert (tmp_path / "training.csv").read_text() == "epoch,loss,extra\n1,0.25,\n2,,3.5\n"
 
 
-def test_kill_minus_nine_in_the_middle_and_the_same_weights_at_the_end(tmp_path):
-    """The command line itself, killed twice while it trains popularity's opposite: a SASRec."""
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_a_signal_ends_with_status_75_and_the_same_weights_in_the_end(tmp_path, name):
+    """The command line itself, stopped in the middle of training a SASRec."""
     data = tmp_path / "data" / "small" / "hllm"
     data.parent.mkdir(parents=True)
     prepared(tmp_path / "made", users=150).rename(data)
-    root = Path(__file__).parent.parent.parent
     run = a_run(epochs=8).model_dump(mode="json", by_alias=True)
     run |= {"class": "baselines.sasrec.SASRec", "model": {"layers": 1, "heads": 1, "width": 16, "dropout": 0.1}}
     run["execution"] |= {"device": "cpu"}
@@ -173,30 +173,23 @@ def test_kill_minus_nine_in_the_middle_and_the_same_weights_at_the_end(tmp_path)
     def start(folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "run.yaml").write_text(dump_run(run))
-        command = [
-            sys.executable,
-            "-m",
-            "benchmark",
-            "train",
-            str(folder / "run.yaml"),
-            "--data",
-            str(tmp_path / "data"),
-        ]
-        return subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, text=True)
+        command = [sys.executable, "-m", "benchmark", "train", str(folder / "run.yaml")]
+        command += ["--data", str(tmp_path / "data")]
+        return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
 
     assert start(tmp_path / "whole").wait(120) == 0
-    for _ in range(2):
-        process = start(tmp_path / "killed")
-        state, deadline = tmp_path / "killed" / "state.pt", time.monotonic() + 60
-        before = state.stat().st_mtime_ns if state.exists() else 0
-        while time.monotonic() < deadline and not (state.exists() and state.stat().st_mtime_ns > before):
-            time.sleep(0.005)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-    finished = start(tmp_path / "killed")
+    process = start(tmp_path / "stopped")
+    for line in process.stderr:
+        if "epoch 1" in line:
+            process.send_signal(getattr(signal, name))
+            break
+    said = process.stderr.read()
+    assert process.wait(60) == 75, said
+    last = said.strip().splitlines()[-1]
+    assert re.search(rf"stopped by {name} after step \d+ of \d+; the same command continues from there", last)
+    finished = start(tmp_path / "stopped")
     _, said = finished.communicate(timeout=120)
     assert finished.returncode == 0, said
-    assert "continues after step" in said or (tmp_path / "killed" / "model.safetensors").exists()
-    whole, killed = (load_weights(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
-    assert all(torch.equal(whole[name], killed[name]) for name in whole)
-    assert yaml.safe_load((tmp_path / "killed" / "run.yaml").read_text())["seed"] == 3
+    assert "continues after step" in said
+    whole, stopped = (load_weights(tmp_path / name / "model.safetensors") for name in ("whole", "stopped"))
+    assert all(torch.equal(whole[name], stopped[name]) for name in whole)

@@ -93,6 +93,6 @@ TOKENIZING_RUN = {path: run.id for run in RUNS.values() for path in token_files(
 wildcard_constraints:
     run="[A-Za-z0-9_.-]+",
     dataset="[A-Za-z0-9_-]+",
-    protocol="hllm|meta",
+    protocol="hllm|meta|temporal",
     table="[a-z0-9_]+",
     tokens="tokens-[0-9a-f]+",

@@ -1,0 +1,103 @@
+"""How a method's arithmetic runs: in float32 or bfloat16, its heavy layers compiled or not; results up to rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from benchmark.recommender import SequentialRecommender
+
+
+class Precision:
+    """The context that a method runs in: `with precision(): model.embed_items(...)`.
+
+    In bfloat16, matrix products are autocast, and heavy layers read bfloat16 copies of their weights. The parameters
+    themselves, their gradients and so the optimizer's states stay float32.
+    """
+
+    def __init__(self, model: SequentialRecommender, device: torch.device, *, bf16: bool) -> None:
+        self.device, self.bf16 = device, bf16
+        self._copies = WorkingCopies(model.heavy_layers(), torch.bfloat16) if bf16 and device.type == "cuda" else None
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        if not self.bf16:
+            yield
+            return
+        with torch.autocast(self.device.type, torch.bfloat16):
+            if self._copies is None:
+                yield
+            else:
+                with self._copies.in_place():
+                    yield
+
+
+class WorkingCopies:
+    """Copies in another type of the float32 weights of some layers, which stand in the weights' place while in use.
+
+    Autocast alone would convert every weight again in each forward pass, and add up its gradients in the same number of
+    conversions. Here a weight is converted once after it has changed. The gradient that reaches a copy is added to its
+    weight's float32 gradient at once.
+
+    Layers that transformers recomputes in the backward pass, when the copies are no longer in place, have none.
+    """
+
+    def __init__(self, layers: Iterable[nn.Module], dtype: torch.dtype) -> None:
+        self._copies: dict[nn.Parameter, nn.Parameter] = {}
+        self._places: list[tuple[nn.Module, str, nn.Parameter]] = []
+        self._versions: list[int] = []
+        for layer in layers:
+            if getattr(layer, "gradient_checkpointing", False):
+                continue
+            for module in layer.modules():
+                for name, weight in module._parameters.items():
+                    if weight is not None and weight.dtype == torch.float32:
+                        self._places.append((module, name, weight))
+                        if weight not in self._copies:
+                            self._copies[weight] = self._copy(weight, dtype)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        self._refresh()
+        for module, name, weight in self._places:
+            module._parameters[name] = self._copies[weight]
+        try:
+            yield
+        finally:
+            for module, name, weight in self._places:
+                module._parameters[name] = weight
+
+    def _copy(self, weight: nn.Parameter, dtype: torch.dtype) -> nn.Parameter:
+        copy = nn.Parameter(weight.detach().to(dtype), requires_grad=weight.requires_grad)
+
+        def hand_over(copy: Tensor) -> None:
+            gradient, copy.grad = copy.grad, None
+            if gradient is None:
+                return
+            if weight.grad is None:
+                weight.grad = gradient.to(weight.dtype)
+            else:
+                weight.grad.add_(gradient)
+
+        if copy.requires_grad:
+            copy.register_post_accumulate_grad_hook(hand_over)
+        return copy
+
+    @torch.no_grad()
+    def _refresh(self) -> None:
+        """Convert again what has changed: torch counts the changes of every tensor."""
+        versions = [weight._version for weight in self._copies]
+        if self._copies and versions != self._versions:
+            torch._foreach_copy_(list(self._copies.values()), list(self._copies))
+            self._versions = versions
+
+
+def compile_layers(model: SequentialRecommender, backend: str = "inductor") -> None:
+    """Have torch.compile make kernels for each heavy layer, at its first call and for any number of tokens."""
+    # Layers that are alike share their kernels; train and eval, two models and two precisions each have their own.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 32)
+    for layer in model.heavy_layers():
+        layer.compile(dynamic=True, backend=backend)
