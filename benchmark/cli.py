@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from benchmark.commands import data, evidence, results, runs
+from benchmark.commands import data, evidence, report, results, runs
 from benchmark.commands.shared import log
 from benchmark.errors import STOPPED, StoppedError, UserError
 
@@ -21,6 +21,7 @@ for verb in (
     results.table,
     evidence.claims,
     evidence.reference,
+    report.report,
 ):
     app.command()(verb)
 

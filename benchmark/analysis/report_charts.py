@@ -8,15 +8,17 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from benchmark.analysis.figures import FAINT, INK, Drawing, draw, series
 from benchmark.analysis.report_inputs import ReportTable
 from benchmark.analysis.report_runs import RunDetails
 from benchmark.analysis.tables import BlockResult, RowResult
-from benchmark.analysis.views import MINUS, NONE, Cell, Line, Section, View, metric_title, pair_lines, signed
+from benchmark.analysis.views import MINUS, Cell, Line, Section, View, metric_title, pair_lines, signed
 from benchmark.evaluation.metrics import Float64, Metric
 
 DEPTHS = (1, 5, 10, 20, 50, 100, 200, 500, 1000, 10_000)
+WIDTH = 4.8  # inches: on a phone the texts then have their own size
 MOST_EFFECTS = 60  # rows of a forest plot that has every metric
 
 
@@ -111,7 +113,7 @@ def effects(table: ReportTable, block: BlockResult, name: str) -> Chart | None:
     said = "; ".join(_effect_text(row) for row in rows)
     drawing = draw(
         name, title, f"Mean relative difference over {len(metrics)} metrics. {said}. Largest: {best.row.label}.",
-        plot, height=0.9 + 0.185 * float(places[-1]),
+        plot, width=WIDTH, height=0.9 + 0.185 * float(places[-1]),
     )  # fmt: skip
     decimals = 3 if any(row.published and row.published.decimals > 2 for row in block.rows) else 2
     view = View(
@@ -126,8 +128,8 @@ def effects(table: ReportTable, block: BlockResult, name: str) -> Chart | None:
     reading = "Diamonds: the mean of the relative differences over the table's metrics (Impv.). "
     reading += "Dots: each metric. " if everything else "Each metric is in the numbers below. "
     reading += (
-        "Lines: 95 % intervals of a paired bootstrap over users, each for itself; one that crosses 0 is compatible with "
-        "no difference."
+        "Lines: 95 % intervals of a paired bootstrap over users, each for itself; one that crosses 0 is compatible "
+        "with no difference."
     )
     return Chart(drawing, view, reading)
 
@@ -141,12 +143,10 @@ def _effect_text(row: RowResult) -> str:
 
 def training(table: ReportTable, block: BlockResult, name: str) -> list[Chart]:
     """Training loss, and the validation metric that weights were chosen by, of the methods that record them."""
-    known = {row.row.label: [table.details[run.run.run_id] for run in row.runs] for row in block.rows}
-    curves = {label: runs for label, runs in known.items() if all(run.curve for run in runs)}
     charts = []
-    if any("loss" in run.curve for runs in curves.values() for run in runs):
-        lines = [_training_line(label, runs, "loss", 1) for label, runs in curves.items()]
-        columns = ("Method", "Seeds", "Epochs", "Epoch kept", "Loss, first epoch", "Loss, last epoch")
+    if curves := _recorded(table, block, "loss"):
+        lines: list[tuple[str, ...]] = [_training_line(label, runs, "loss", 1) for label, runs in curves.items()]
+        columns: tuple[str, ...] = ("Method", "Seeds", "Epochs", "Epoch kept", "Loss, first epoch", "Loss, last epoch")
         charts.append(
             Chart(
                 _curves(table, curves, "loss", f"{name}-loss", "Training loss by epoch", "Training loss (nats)", 1),
@@ -157,24 +157,30 @@ def training(table: ReportTable, block: BlockResult, name: str) -> list[Chart]:
         )
     metric = _validation_metric(curves)
     if metric is not None:
-        shown = {label: runs for label, runs in curves.items() if all(metric in run.curve for run in runs)}
-        lines = [_training_line(label, runs, metric, 100) for label, runs in shown.items()]
+        shown = _recorded(table, block, metric)
+        lines = [
+            (*_training_line(label, runs, metric, 100), _over_seeds([100 * _at_kept(run, metric) for run in runs]))
+            for label, runs in shown.items()
+        ]
         title = full_title(metric)
         columns = ("Method", "Seeds", "Epochs", "Epoch kept", f"{title}, first epoch (%)", f"{title}, last epoch (%)",
                    f"{title}, kept epoch (%)")  # fmt: skip
-        lines = [
-            (*line, _over_seeds([100 * run.curve[metric][_kept(run) - 1] for run in shown[line[0]]])) for line in lines
-        ]
         heading = f"{title} on the validation items by epoch (%)"
         charts.append(
             Chart(
                 _curves(table, shown, metric, f"{name}-validation", heading, f"Validation {title} (%)", 100),
                 numbers(f"{name}-validation-numbers", f"{title} on the validation items", columns, lines),
-                "A line a seed; the mark is the epoch whose weights were kept and ranked on the test items. A line that "
-                "ends early stopped improving, or reached the most epochs that its method may train for.",
+                "A line a seed; the mark is the epoch whose weights were kept and ranked on the test items. A line "
+                "that ends early stopped improving, or reached the most epochs that its method may train for.",
             )
         )
     return charts
+
+
+def _recorded(table: ReportTable, block: BlockResult, column: str) -> dict[str, list[RunDetails]]:
+    """Runs of each method, by label, whose training.csv has the column."""
+    known = {row.row.label: [table.details[run.run.run_id] for run in row.runs] for row in block.rows}
+    return {label: runs for label, runs in known.items() if all(column in run.curve for run in runs)}
 
 
 def _validation_metric(curves: Mapping[str, Sequence[RunDetails]]) -> str | None:
@@ -188,9 +194,13 @@ def _validation_metric(curves: Mapping[str, Sequence[RunDetails]]) -> str | None
 
 
 def _kept(run: RunDetails) -> int:
-    """The epoch, from 1, whose weights were ranked."""
+    """The epoch, from 1, whose weights were ranked: the best, or the last where none was selected."""
     best = int(run.record.get("best_epoch") or 0)
-    return best if best > 0 else int(run.curve["epoch"][-1])
+    return best if best in run.curve["epoch"] else int(run.curve["epoch"][-1])
+
+
+def _at_kept(run: RunDetails, column: str) -> float:
+    return float(run.curve[column][run.curve["epoch"] == _kept(run)][0])
 
 
 def _curves(
@@ -210,17 +220,17 @@ def _curves(
             for number, run in enumerate(runs):
                 epochs, values = run.curve["epoch"], scale * run.curve[column]
                 axes[0].plot(epochs, values, label=label if number == 0 else None, **own)
-                kept = _kept(run)
-                axes[0].plot([kept], [values[epochs == kept][0]], **{**own, "markersize": 6, "linestyle": "none"})
+                mark = {**own, "markersize": 6, "linestyle": "none"}
+                axes[0].plot([_kept(run)], [scale * _at_kept(run, column)], **mark)
         axes[0].set(xlabel="Epoch", ylabel=axis)
-        axes[0].xaxis.get_major_locator().set_params(integer=True)
+        axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
         legend_below(axes[0])
 
     said = []
     for label, runs in curves.items():
         first, last = (_over_seeds([scale * run.curve[column][place] for run in runs]) for place in (0, -1))
         said.append(f"{label} from {first} to {last} in {_span([len(run.curve['epoch']) for run in runs])} epochs")
-    return draw(name, title, f"{'; '.join(said)}.", plot, height=3.1 + legend_height(len(curves)))
+    return draw(name, title, f"{'; '.join(said)}.", plot, width=WIDTH, height=3.1 + legend_height(len(curves)))
 
 
 def _training_line(label: str, runs: Sequence[RunDetails], column: str, scale: int) -> tuple[str, ...]:
@@ -274,7 +284,7 @@ def ranks(table: ReportTable, block: BlockResult, name: str) -> Chart:
     return Chart(
         draw(
             name, "Ranks of the held-out items: users with rank up to K (%)", f"Median rank: {medians}.", plot,
-            height=3.1 + legend_height(len(pooled)),
+            width=WIDTH, height=3.1 + legend_height(len(pooled)),
         ),
         numbers(f"{name}-numbers", "Distribution of ranks", columns, lines),
         "Where a line crosses K it reads Recall@K; a line that is higher everywhere is better at every K. "

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from benchmark.analysis.figures import COLOURS, FAINT, INK, PAPER, draw
 from benchmark.analysis.report_charts import (
+    WIDTH,
     Chart,
     full_title,
     legend_below,
@@ -101,7 +102,7 @@ def breakdown(table: ReportTable, block: BlockResult, name: str, kind: Kind) -> 
         axes[0].set_ylim(bottom=0)
         if gains:
             axes[1].axhline(0, color=INK, linewidth=1)
-            axes[1].set_ylabel(f"Minus {reference} (points)")
+            axes[1].set_ylabel("Difference (points)")
         axes[-1].set_xlabel(axis_title)
         legend_below(axes[0])
 
@@ -122,19 +123,20 @@ def breakdown(table: ReportTable, block: BlockResult, name: str, kind: Kind) -> 
         "Users",
         f"{shown} (%)",
         "95 % interval",
-        f"Minus {reference} (points)",
+        f"Difference from {reference} (points)",
         "95 % interval",
     )
     ends = "; ".join(f"{label} from {value[0]:.1f} to {value[-1]:.1f}" for label, (value, _, _) in means.items())
     description = f"From users with {groups[0].label} to users with {groups[-1].label}: {ends}."
+    below = f"Below, the difference from {reference}. " if gains else ""
     reading = (
-        f"{'Fifths of the users' if len(groups) >= GROUPS else 'Users'} by {about}. Intervals: 95 %, bootstrap over the "
-        "users of a group, each for itself and not corrected for how many there are: they show where a difference comes "
-        "from, and test nothing."
+        f"{'Fifths of the users' if len(groups) >= GROUPS else 'Users'} by {about}. {below}Intervals: 95 %, "
+        "bootstrap over the users of a group, each for itself and not corrected for how many there are: they show "
+        "where a difference comes from, and test nothing."
     )
     drawing = draw(
         name, f"{shown} by {about} (%)", description, plot, rows=2 if gains else 1, sharex=True,
-        height=(4.9 if gains else 3.1) + legend_height(len(ranks)),
+        width=WIDTH, height=(4.9 if gains else 3.1) + legend_height(len(ranks)),
     )  # fmt: skip
     return Chart(drawing, numbers(f"{name}-numbers", f"{shown} by {about}", columns, lines, text=2), reading)
 
@@ -158,7 +160,7 @@ def winners(table: ReportTable, block: BlockResult, name: str) -> list[Chart]:
     shares = {
         label: (float((g > 0).mean()), float((g == 0).mean()), float((g < 0).mean())) for label, g in gains.items()
     }
-    style = styles(table)
+    sums = {label: {1: float(g.clip(min=0).mean()), -1: float(g.clip(max=0).mean())} for label, g in gains.items()}
 
     def plot_shares(axes: list[Axes]) -> None:
         left = np.zeros(len(shares))
@@ -168,8 +170,8 @@ def winners(table: ReportTable, block: BlockResult, name: str) -> list[Chart]:
             axes[0].barh(range(len(shares)), widths, left=left, color=colour, label=label, height=0.62)
             for place, (start, width) in enumerate(zip(left, widths, strict=True)):
                 if width >= 8:
-                    middle = {"ha": "center", "va": "center"}
-                    axes[0].text(start + width / 2, place, f"{width:.0f}", color=ink, fontsize=9, **middle)
+                    text = axes[0].text(start + width / 2, place, f"{width:.0f}", color=ink, fontsize=9)
+                    text.set(horizontalalignment="center", verticalalignment="center")
             left += widths
         axes[0].set_yticks(range(len(shares)), list(shares))
         axes[0].set(xlabel="Users (%)", xlim=(0, 100), ylim=(len(shares) - 0.5, -0.5))
@@ -178,25 +180,33 @@ def winners(table: ReportTable, block: BlockResult, name: str) -> list[Chart]:
         legend_below(axes[0], columns=3)
 
     def plot_gains(axes: list[Axes]) -> None:
-        for label, gain in gains.items():
-            points = np.linspace(0, 100, 201)
-            own: dict[str, Any] = {**style[label], "markevery": 0.12}
-            axes[0].plot(points, np.percentile(gain, points), label=label, **own)
-        axes[0].axhline(0, color=INK, linewidth=1)
-        axes[0].set(
-            xlabel="Users, from the largest loss to the largest gain (%)", ylabel=f"{shown} minus {reference} (points)"
-        )
+        for sign, colour, label in (
+            (1, COLOURS[0], "gain of those served better"),
+            (-1, COLOURS[1], "loss of those served worse"),
+        ):
+            widths = [sums[name][sign] for name in sums]
+            axes[0].barh(range(len(sums)), widths, color=colour, label=label, height=0.62)
+        means = [float(gain.mean()) for gain in gains.values()]
+        own: dict[str, Any] = {"linestyle": "none", "marker": "D", "color": INK, "markeredgecolor": PAPER}
+        axes[0].plot(means, range(len(means)), label="mean difference", **own)
+        axes[0].axvline(0, color=INK, linewidth=1)
+        axes[0].set_yticks(range(len(sums)), list(sums))
+        axes[0].set(xlabel=f"Points of mean {shown}", ylim=(len(sums) - 0.5, -0.5))
+        axes[0].grid(axis="y", visible=False)
+        axes[0].tick_params(axis="y", length=0)
         legend_below(axes[0])
 
     said = "; ".join(
         f"{label} better for {100 * up:.0f} %, worse for {100 * down:.0f} %" for label, (up, _, down) in shares.items()
     )
+    parts = "; ".join(f"{name}: winners {signed(g[1], 2)}, losers {signed(g[-1], 2)}" for name, g in sums.items())
     lines = [
         (label, *(f"{100 * share:.1f}" for share in shares[label]), *(signed(float(part), 2) for part in
-         (gain.mean(), *np.quantile(gain, (0.05, 0.25, 0.5, 0.75, 0.95)))))
+         (sums[label][1], sums[label][-1], gain.mean(), *np.quantile(gain, (0.05, 0.25, 0.5, 0.75, 0.95)))))
         for label, gain in gains.items()
     ]  # fmt: skip
-    columns = ("Method", "Better (% of users)", "The same (%)", "Worse (%)", "Mean gain (points)", "5th percentile", "25th",
+    columns = ("Method", "Better (% of users)", "The same (%)", "Worse (%)", "Winners' part (points)", "Losers' part",
+               "Mean (points)", "5th percentile", "25th",
                "Median", "75th", "95th percentile")  # fmt: skip
     view = numbers(f"{name}-numbers", f"Gain a user in {shown}, against {reference}", columns, lines)
     several = (
@@ -206,21 +216,21 @@ def winners(table: ReportTable, block: BlockResult, name: str) -> list[Chart]:
         Chart(
             draw(
                 f"{name}-shares", f"Who wins: users served better and worse than by {reference} (%)", f"{said}.",
-                plot_shares, height=1.1 + 0.34 * len(shares),
+                plot_shares, width=WIDTH, height=1.1 + 0.34 * len(shares),
             ),
             view,
-            f"By each user's {shown}, that is 1 / log2(rank + 1) down to rank {Metric.parse(metric).cutoff or 'any'}; users "
-            f"whose item both methods miss are the same.{several}",
+            f"By each user's {shown}, that is 1 / log2(rank + 1) down to rank {Metric.parse(metric).cutoff or 'any'}; "
+            f"users whose item both methods miss are the same.{several}",
         ),
         Chart(
             draw(
-                f"{name}-gains", f"By how much: {shown} a user, minus {reference}'s (points)",
-                "Users sorted by their own gain, a line a method. " + f"{said}.", plot_gains,
-                height=3.1 + legend_height(len(gains)),
+                f"{name}-gains", f"By how much: gains and losses in {shown}, against {reference} (points)",
+                f"{parts}.",
+                plot_gains, width=WIDTH, height=1.35 + 0.34 * len(sums),
             ),
             numbers(f"{name}-gains-numbers", f"Gain a user in {shown}, against {reference}", columns, lines),
-            "Each method's users are sorted anew. The area above zero is what its winners gain, the area below what its "
-            "losers lose; their difference is the mean gain.",
+            "What the winners' gains and the losers' losses add to the mean over all users; the mark is their sum, the "
+            "difference that the table shows. A small mark between long bars: the methods serve different users.",
         ),
     ]  # fmt: skip
 

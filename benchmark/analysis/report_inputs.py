@@ -159,7 +159,7 @@ def _number(lines: Mapping[str, Cells], metric: str, column: str, where: Path) -
 
 def _read_pairs(path: Path) -> list[_Pair]:
     """The comparisons of a table, in its order; none where it has one row a block."""
-    if not path.is_file() or len(path.read_text(encoding="utf-8", errors="replace").splitlines()) < 2:
+    if path.is_file() and len(path.read_text(encoding="utf-8", errors="replace").splitlines()) == 1:
         return []
     pairs = []
     names = ("dataset", "method", "reference", "dataset_hash")

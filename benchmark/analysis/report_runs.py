@@ -48,6 +48,6 @@ def _curve(path: Path) -> dict[str, Float64]:
         rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline="")))
         if not rows or "epoch" not in rows[0]:
             return {}
-        return {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
+        return {name: np.array([float(row[name] or "nan") for row in rows]) for name in rows[0]}
     except (UnicodeDecodeError, ValueError, TypeError) as error:
         raise UserError(f"{path} is no table of numbers ({error}); train the run again") from error
