@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from benchmark.commands import clicks, comparison, data, doctor, evidence, recommend, results, runs, speed
+from benchmark.commands import clicks, comparison, data, doctor, evidence, recommend, report, results, runs, speed
 from benchmark.commands.shared import log
 from benchmark.errors import STOPPED, StoppedError, UserError
 
@@ -28,6 +28,7 @@ for verb in (
     evidence.reference,
     speed.speed,
     doctor.doctor,
+    report.report,
 ):
     app.command()(verb)
 

@@ -136,5 +136,5 @@ wildcard_constraints:
     run="[A-Za-z0-9_.-]+",
     dataset="[A-Za-z0-9_-]+",
     protocol="hllm|meta|temporal",
-    table="[a-z0-9_]+",
+    table="|".join(PLANS),
     tokens="tokens-[0-9a-f]+",
