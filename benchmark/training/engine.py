@@ -113,6 +113,8 @@ class Engine:
         self.device, self.history_chunk = device, history_chunk
         self.processes = processes or Processes()
         self.precision = Precision(model, device, bf16=bf16)
+        for used in self.optimizers:
+            used.register_step_post_hook(lambda *_: self.precision.weights_changed())
         objective.compiled = compiled
         self._comparable = torch.compile(model.comparable) if compiled else model.comparable
         if compiled:
