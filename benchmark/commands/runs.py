@@ -163,7 +163,7 @@ def rank(run_file: RunFile, data: DataRoot = Path("data"), nodes: Nodes = None, 
 
     parts = opened(run, folder, data)
     device, dataset, model = parts.device, parts.dataset, parts.model
-    _check_same_items(folder, parts.items_sha256)
+    check_same_items(folder, parts.items_sha256)
     model.load_state_dict(load_weights(folder / "model.safetensors"))
     cases = dataset.cases("test")
     began = time.perf_counter()
@@ -178,7 +178,7 @@ def rank(run_file: RunFile, data: DataRoot = Path("data"), nodes: Nodes = None, 
              time.perf_counter() - began)  # fmt: skip
 
 
-def _check_same_items(folder: Path, items_sha256: str | None) -> None:
+def check_same_items(folder: Path, items_sha256: str | None) -> None:
     """Item embeddings that a run was trained on must be those that it is ranked with."""
     if items_sha256 is None or not (folder / "provenance.json").is_file():
         return

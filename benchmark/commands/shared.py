@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -82,7 +83,14 @@ def layout(run: Run, nodes: int | None, processes: int | None) -> Layout:
     return Layout(nodes or execution.nodes, processes or execution.processes, execution.device)
 
 
+def allocate_in_segments() -> None:
+    """Let torch grow its pieces of GPU memory: chunks of ever other sizes leave no gaps then. To be called before any
+    is used; a user's own setting stays."""
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+
+
 def device_of(run: Run) -> torch.device:
+    allocate_in_segments()
     import torch
 
     torch.set_num_threads(run.execution.threads)

@@ -103,15 +103,17 @@ class Configuration:
         names = sorted(path.stem for path in (self.folder / "tables").glob("*.yaml"))
         return [name for name in names if preset in self.table(name).presets]
 
-    def dataset_definition(self, name: str) -> dict[str, Any]:
-        """What decides a data set's content."""
+    def dataset_definition(self, name: str, labels: bool = False) -> dict[str, Any]:
+        """What decides a data set's content; labels: that of its labels too."""
         path = self.folder / "datasets.yaml"
         if self._definitions is None:
             self._definitions = load_definitions(path)
         definitions = self._definitions
         if name not in definitions:
             raise UserError(f"{path} has no data set {name!r}; it has: {', '.join(sorted(definitions))}")
-        return definitions[name].decisive()
+        definition = definitions[name]
+        label = {"label": definition.label.model_dump(mode="json")} if labels and definition.label else {}
+        return {**definition.decisive(), **label}
 
     def plan(self, table: str, preset: str, seeds: Iterable[int] | None = None) -> PlannedTable:
         """Resolve every run of a table on a preset; seeds: instead of the overrides', its blocks' and the preset's."""
@@ -141,6 +143,8 @@ class Configuration:
         method = self.method(row.method)
         label = row.label or (f"{method.label} ({row.variant})" if row.variant else method.label)
         where = f"{where}, row {label!r}"
+        layers = self._layers(row, label, method, block, preset)
+        predicts_clicks = (layers["training"] or {}).get("click") is not None
         content = {
             "id": "",
             "method": row.method,
@@ -149,8 +153,8 @@ class Configuration:
             "class": method.class_,
             "dataset": block.dataset,
             "protocol": block.protocol,
-            "dataset_definition": self.dataset_definition(block.dataset),
-            **self._layers(row, label, method, block, preset),
+            "dataset_definition": self.dataset_definition(block.dataset, predicts_clicks),
+            **layers,
         }
         runs = []
         for place, seed in enumerate(seeds):
