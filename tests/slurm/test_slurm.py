@@ -148,7 +148,10 @@ def test_a_cancelled_job_is_submitted_again_and_continues(slurm, tmp_path):
     folder = checkout(tmp_path, epochs=400)
     before = len(training_jobs())
     snakemake = workflow(folder, "tiny")
-    log = waited(lambda: list(folder.glob("results/laptop/runs/*/train.log")), 300, lambda: "no training began")[0]
+    logs = folder / "results/laptop/runs"
+    waited(lambda: list(logs.glob("*/train.log")) or snakemake.poll() is not None, 300, lambda: "no training began")
+    assert snakemake.poll() is None, snakemake.communicate()
+    log = the_run(folder) / "train.log"
     waited(lambda: "epoch 3:" in log.read_text(), 120, log.read_text)
     subprocess.run(["scancel", training_jobs()[0]], check=True)
     told, _ = snakemake.communicate(timeout=900)
