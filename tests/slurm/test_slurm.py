@@ -163,11 +163,14 @@ def test_a_cancelled_job_is_submitted_again_and_continues(slurm, tmp_path):
 
 @pytest.mark.slurm
 def test_a_job_over_its_time_limit_saves_and_continues_as_the_same_job(slurm, tmp_path):
-    """Its limit is a minute and the warning comes up to half a minute before; it has work for more than that."""
+    """Its limit is two minutes, and it has work for more than that.
+
+    Slurm looks every half minute, so the warning comes 30 to 60 seconds before; with a limit of one minute it would come
+    before the step that it is meant for has begun."""
     folder = checkout(tmp_path, epochs=3000)
     snakemake = workflow(
-        folder, "tiny", "--set-resources", "train:runtime=1",
-        "train:slurm_extra='--signal=USR1@20 --open-mode=append'",
+        folder, "tiny", "--set-resources", "train:runtime=2",
+        "train:slurm_extra='--signal=USR1@30 --open-mode=append'",
     )  # fmt: skip
     told, _ = snakemake.communicate(timeout=1500)
     log = (the_run(folder) / "train.log").read_text()
