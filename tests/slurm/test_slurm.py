@@ -165,8 +165,8 @@ def test_a_cancelled_job_is_submitted_again_and_continues(slurm, tmp_path):
 def test_a_job_over_its_time_limit_saves_and_continues_as_the_same_job(slurm, tmp_path):
     """Its limit is two minutes, and it has work for more than that.
 
-    Slurm looks every half minute, so the warning comes 30 to 60 seconds before; with a limit of one minute it would come
-    before the step that it is meant for has begun."""
+    Slurm looks every half minute, so the warning comes 30 to 60 seconds before; with a limit of one minute it could
+    come before the step that it is meant for."""
     folder = checkout(tmp_path, epochs=3000)
     snakemake = workflow(
         folder, "tiny", "--set-resources", "train:runtime=2",
