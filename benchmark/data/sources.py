@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from benchmark.errors import UserError
 from benchmark.settings import Settings, read_yaml, validated
@@ -93,6 +93,14 @@ class Sources(Settings):
     files: dict[str, RemoteFile] = Field(min_length=1)
     mirror: Path | None = None
     accept: str | None = None
+
+    @field_validator("files")
+    @classmethod
+    def _within_the_folder(cls, files: dict[str, RemoteFile]) -> dict[str, RemoteFile]:
+        for name in files:
+            if Path(name).is_absolute() or ".." in Path(name).parts or not Path(name).name:
+                raise ValueError(f"{name!r} is not a path within the data set's folder")
+        return files
 
 
 def _none_as_null(value: object) -> object:

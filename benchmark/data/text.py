@@ -12,10 +12,9 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from pydantic import Field
 from tokenizers import Tokenizer
 from tokenizers import __version__ as tokenizers_version
@@ -24,8 +23,12 @@ from benchmark.data.dataset import load_dataset
 from benchmark.data.tokenizers import TokenizerSettings, make_tokenizer, tokenizer_hash, vocabulary_size
 from benchmark.errors import UserError
 from benchmark.files import write_atomically, write_text
-from benchmark.recommender import Catalogue
 from benchmark.settings import Settings, validated
+
+if TYPE_CHECKING:
+    import torch
+
+    from benchmark.recommender import Catalogue
 
 FORMAT = 1  # of the store and of what the settings mean; raise it when either changes
 PROMPT = "Compress the following sentence into embedding: "
@@ -140,6 +143,10 @@ def encode(
 
 def load_tokens(folder: Path, size: int, device: torch.device | str) -> Catalogue:
     """The catalogue of `size` items with its tokens; on the CPU they stay memory-mapped."""
+    import torch  # late: Snakemake and all its jobs read the settings above, and torch takes seconds
+
+    from benchmark.recommender import Catalogue
+
     mend = "make it again with `python -m benchmark tokenize`"
     if not (folder / "tokens.json").is_file():
         raise UserError(f"there is no token store {folder}; {mend}")

@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast
 from pydantic import BaseModel
 
 from benchmark.data.sources import DatasetDefinition, load_definitions
+from benchmark.data.text import TextSettings
 from benchmark.errors import UserError
 from benchmark.experiments.files import (
     Block,
@@ -162,6 +163,8 @@ class Configuration:
             run = validated(Run, {**content, "seed": seed, "starts_from": source}, where)
             name = f"{run.dataset}-{run.protocol}-{run.method}-seed{seed}-{run.identity()}"
             runs.append(run.model_copy(update={"id": name}))
+        if runs[0].text is not None:
+            validated(TextSettings, runs[0].text, f"{where}, text")
         choices = {**preset.choices, **block.choices, **row.choices}
         _check_choices(choices, runs[0], where)
         return PlannedRow(row=row, label=label, runs=runs, choices=choices)
