@@ -69,7 +69,7 @@ def test_other_seeds_are_other_runs(checkout):
     ("arguments", "message"),
     [
         (["--config", "preset=big"], "config/presets/big.yaml does not exist; config/presets has: "),
-        (["--config", "sedes=1"], "--config has no option 'sedes'; it has: overrides, preset, seeds, tables"),
+        (["--config", "sedes=1"], "--config has no option 'sedes'; it has: against, overrides, preset, "),
         (["--config", "seeds=one"], "--config seeds=one is not a list of whole numbers"),
     ],
 )
