@@ -112,3 +112,13 @@ def test_popularity_from_raw_files_to_ranks_through_the_verbs(checkout):
         assert done.returncode == 0, done.stderr
     written = {path.name for path in (checkout / file).parent.iterdir()}
     assert {"run.yaml", "ranks.parquet", "metrics.csv", "training.csv", "provenance.json", "train.log"} <= written
+
+
+def test_two_results_are_compared_by_the_workflow(checkout):
+    published = "results/published/hstu_repository.csv"
+    done = snakemake(
+        checkout, "compare", "--config", f"results={published}", f"against={published}", "reference=SASRec"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Does A reproduce B? Yes: all 54 numbers are reproduced" in done.stdout
+    assert (checkout / "results" / "comparison.html").is_file()

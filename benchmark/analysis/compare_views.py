@@ -58,7 +58,7 @@ def write_comparison(
     shown = [_summary(matching, results)]
     deviating = [result for result in results if result.verdict == Verdict.DEVIATES]
     if 0 < len(deviating) < len(results):
-        shown.append(View("comparison-deviating", "What deviates", NUMBER_COLUMNS, _sections(deviating), (), 2))
+        shown.append(_numbers_view("comparison-deviating", "What deviates", deviating, ()))
     shown.append(_numbers(results, noise))
     if gains:
         shown.append(_gains(gains, reference))
@@ -118,10 +118,14 @@ def _summary(matching: Matching, results: Sequence[Compared]) -> View:
     return View("comparison", title, columns, (Section("Numbers by verdict", tuple(lines)),), notes, text_columns=2)
 
 
-def _sections(results: Sequence[Compared]) -> tuple[Section, ...]:
-    return tuple(
-        Section(_title(members[0]), tuple(_line(result) for result in members)) for members in _by_method(results)
+def _numbers_view(name: str, title: str, results: Sequence[Compared], notes: Sequence[str]) -> View:
+    """A line a number; the columns of tests only where there is a test."""
+    columns = NUMBER_COLUMNS if any(result.test != "none" for result in results) else NUMBER_COLUMNS[:-2]
+    sections = tuple(
+        Section(_title(members[0]), tuple(Line(_line(result).cells[: len(columns)]) for result in members))
+        for members in _by_method(results)
     )
+    return View(name, title, columns, sections, tuple(notes), text_columns=2)
 
 
 def _numbers(results: Sequence[Compared], noise: float) -> View:
@@ -140,7 +144,7 @@ def _numbers(results: Sequence[Compared], noise: float) -> View:
         )
     if any(len(entry.values) == 1 for result in results for entry in (result.first, result.second)):
         notes.append("A single seed's interval covers the choice of users and not how a method varies with seeds.")
-    return View("comparison-numbers", "Every number", NUMBER_COLUMNS, _sections(results), tuple(notes), text_columns=2)
+    return _numbers_view("comparison-numbers", "Every number", results, notes)
 
 
 def _gains(gains: Sequence[Compared], reference: str) -> View:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from typer.testing import CliRunner
 
 from benchmark.analysis.compare import Compared, Comparer, Interval, Verdict, judged
 from benchmark.analysis.compare_gains import compare_gains
@@ -18,6 +19,7 @@ from benchmark.analysis.compare_views import answer, exit_status, write_comparis
 from benchmark.analysis.runs import load_run
 from benchmark.analysis.significance import compare, outcomes, single_run_interval, welch
 from benchmark.analysis.tables import TableBlock, TableRow, TableSpec, evaluate_table, write_table
+from benchmark.cli import app
 from benchmark.errors import UserError
 from benchmark.evaluation.metrics import DEFAULT_METRICS, metric_mean, metric_values
 
@@ -314,3 +316,19 @@ def test_the_answer_comes_first_in_every_file(table, tmp_path):
     frame = pd.read_csv(tmp_path / "out" / "comparison.csv")
     np.testing.assert_allclose(frame.value - frame.counterpart_value, frame.difference, atol=1e-12)
     assert list(frame.query("verdict == 'deviates'").metric) == ["recall@10"]
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        (lambda row: None, 0),
+        (set_to(0.15), 3),
+        (lambda row: row.update(dataset_hash="e" * 64), 4),
+    ],
+)
+def test_the_exit_status_says_whether_anything_deviates(table, tmp_path, monkeypatch, change, status):
+    monkeypatch.chdir(CONFIG.parent)
+    path = table()
+    arguments = ["compare", str(edited(path, change)), str(path), "--out", str(tmp_path / "comparison")]
+    assert CliRunner().invoke(app, arguments).exit_code == status
+    assert (tmp_path / "comparison.csv").is_file()  # written whatever the verdict
