@@ -23,6 +23,7 @@ Field = Literal[
 Unit = Literal["fraction", "percent", "count", "unknown"]
 Record = dict[str, str]
 
+ABSENT = ("", "-", "\N{EN DASH}", "\N{EM DASH}", "nan", "n/a")  # how tables say that there is no number
 _METRIC = re.compile(r"(recall|r|hr|hit|hits|hit[_ ]?rate|ndcg|n|mrr|auc)(?:[@_ ]?([1-9][0-9]*))?")
 _KINDS = {"r": "recall", "hr": "recall", "hit": "recall", "hits": "recall", "hitrate": "recall", "n": "ndcg"}
 _NUMBER = r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
@@ -126,7 +127,8 @@ def read_rows(path: Path, layout: Format) -> list[FileRow]:
         if "" in record:
             raise UserError(f"{where} has more entries than the header has columns")
         if layout.layout == "wide":
-            numbers = {metric: record[column] for column, metric in columns.items() if record[column].strip()}
+            numbers = {metric: record[column] for column, metric in columns.items()}
+            numbers = {metric: text for metric, text in numbers.items() if text.strip().casefold() not in ABSENT}
         else:
             known = (layout.metrics or {}).get(record["metric"]) or metric_name(record["metric"])
             numbers = {known or record["metric"]: record["value"]}

@@ -111,6 +111,7 @@ def _summary(matching: Matching, results: Sequence[Compared]) -> View:
         f"A: {first}. B: {second}.",
         *(f"{note}." for note in (*matching.first.notes, *matching.second.notes)),
         *_reasons(results),
+        *_other_settings(results),
         _only("A", matching.only_first),
         _only("B", matching.only_second),
     )
@@ -217,6 +218,20 @@ def _reasons(results: Sequence[Compared]) -> list[str]:
         ]
         sentences.append(f"{verdict.capitalize()}: {', '.join(named)}: {reason}.")
     return sentences
+
+
+def _other_settings(results: Sequence[Compared]) -> list[str]:
+    """Settings that both sides state, and state otherwise: a difference may be theirs."""
+    sentences = {}
+    for result in results:
+        ours, theirs = dict(result.first.of.details), dict(result.second.of.details)
+        differing = [
+            f"{key} {ours[key]} against {theirs[key]}" for key in ours if theirs.get(key, ours[key]) != ours[key]
+        ]
+        if differing:
+            title = _title(result)
+            sentences[title] = f"Other settings: {title.partition(' (B: ')[0]}: {', '.join(differing)}."
+    return list(sentences.values())
 
 
 def _by_method(results: Sequence[Compared]) -> list[list[Compared]]:

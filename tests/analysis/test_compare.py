@@ -244,6 +244,22 @@ def test_rows_that_fit_equally_well_are_refused_until_one_is_chosen(tmp_path):
     assert matching.only_second == ("SASRec on ml-1m",)
 
 
+def test_settings_that_differ_are_named(table, tmp_path):
+    path = table()  # 256 negatives
+    (tmp_path / "p.csv").write_text("method,dataset,negatives,R@10,N@10\nSASRec,toy,512,20.10,-\n")
+    mapping = tmp_path / "p.yaml"
+    mapping.write_text(
+        "{description: p, layout: wide, columns: {label: method, dataset: dataset, negatives: negatives}}"
+    )
+    runs = RunFolders()
+    first, second = read_source(path, runs, CONFIG), read_source(tmp_path / "p.csv", runs, CONFIG, layout=str(mapping))
+    matching = match_sources(first, second, {}, CONFIG)
+    results = Comparer(matching.matches, runs).results()
+    assert [result.first.of.metric for result in results] == ["recall@10"]
+    text = write_comparison(matching, results, [], "", tmp_path / "comparison", 0.004)
+    assert "Other settings: SASRec on toy: negatives 256 against 512." in text
+
+
 def test_methods_are_matched_by_label_with_others_and_by_name_among_ours(table, tmp_path):
     path = table()  # our method hstu has the label "HSTU (with bias)"; HSTU elsewhere is another method
     other = edited(path, lambda row: row.update(method="hstu-hllm") if row["method"] == "hstu" else None)
