@@ -23,6 +23,7 @@ COLUMNS = (
     "counterpart_seeds", "test", "p_value", "p_holm", "verdict", "reason", "dataset_hash", "counterpart_dataset_hash",
 )  # fmt: skip
 
+DETAILS_BELOW = "What the columns say stands below the table of every number."
 NUMBER_COLUMNS = (
     "Metric", "Verdict", "A", "B", "Difference", "Relative", "95 % interval", "Interval over", "p (Holm)", "Test",
 )  # fmt: skip
@@ -58,7 +59,7 @@ def write_comparison(
     shown = [_summary(matching, results)]
     deviating = [result for result in results if result.verdict == Verdict.DEVIATES]
     if 0 < len(deviating) < len(results):
-        shown.append(_numbers_view("comparison-deviating", "What deviates", deviating, ()))
+        shown.append(_numbers_view("comparison-deviating", "What deviates", deviating, (DETAILS_BELOW,)))
     shown.append(_numbers(results, noise))
     if gains:
         shown.append(_gains(gains, reference))
@@ -89,12 +90,14 @@ def comparison_csv(results: Sequence[Compared]) -> str:
 def _summary(matching: Matching, results: Sequence[Compared]) -> View:
     first, second = matching.first.path, matching.second.path
     lines = []
+    short = Counter(_title(members[0]).partition(" (B: ")[0] for members in _by_method(results))
     for members in _by_method(results):
+        title = _title(members[0])
         counts = Counter(result.verdict for result in members)
         judged = [result for result in members if result.verdict != Verdict.REFUSED and math.isfinite(result.relative)]
         largest = max(judged, key=lambda result: abs(result.relative), default=None)
         texts = (
-            _title(members[0]).partition(" (B: ")[0],
+            name if short[name := title.partition(" (B: ")[0]] == 1 else title,
             answer(members).partition(":")[0].removeprefix("it "),
             *(str(counts[verdict]) for verdict in Verdict),
             f"{signed(100 * largest.relative, 2)} % ({_metric(largest)})"

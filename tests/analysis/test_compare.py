@@ -221,6 +221,8 @@ def number(value, rounding=0.0, **of):
         (0.1031, (0.001, 0.005), 0.0012, Verdict.REPRODUCED),  # what printing rounded away reaches 0
         (0.1003, (0.0001, 0.0005), 0, Verdict.NOISE),
         (0.1003, None, 0, Verdict.NOISE),
+        (0.10042, None, 0, Verdict.DEVIATES),
+        (0.10042, None, 0.00005, Verdict.NOISE),
         (0.1031, None, 0, Verdict.DEVIATES),
         (0.10004, None, 0.00005, Verdict.REPRODUCED),
     ],
