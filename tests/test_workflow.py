@@ -121,4 +121,4 @@ def test_two_results_are_compared_by_the_workflow(checkout):
     )
     assert done.returncode == 0, done.stderr
     assert "Does A reproduce B? Yes: all 54 numbers are reproduced" in done.stdout
-    assert (checkout / "results" / "comparison.html").is_file()
+    assert (checkout / "results" / "laptop" / "compare.html").is_file()
