@@ -137,6 +137,7 @@ def test_a_mapping_of_ones_own(tmp_path):
         ("a.csv", "method,R@10\nA,much\n", "line 2: recall@10 is 'much', and must be a number"),
         ("a.csv", "method,R@10\nA,-0.1\n", "neither a fraction nor a percentage"),
         ("a.csv", "method,R@10\nA,0.1\nA,0.2\n", "line 2 and .*line 3 are both A, recall@10"),
+        ("a.csv", 'method,R@10\n"' + "A" * 200_000, "is no CSV after line 1: field larger than field limit"),
         ("a.txt", "nothing", "has 0 test results"),
     ],
 )
