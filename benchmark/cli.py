@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from benchmark.commands import clicks, comparison, data, evidence, results, runs, speed
+from benchmark.commands import clicks, comparison, data, doctor, evidence, recommend, report, results, runs, speed
 from benchmark.commands.shared import log
 from benchmark.errors import STOPPED, StoppedError, UserError
 
@@ -24,9 +24,12 @@ for verb in (
     comparison.compare,
     comparison.leaderboard,
     comparison.submit,
+    recommend.recommend,
     evidence.claims,
     evidence.reference,
     speed.speed,
+    doctor.doctor,
+    report.report,
 ):
     app.command()(verb)
 

@@ -10,7 +10,7 @@ from benchmark.errors import UserError
 from benchmark.experiments import Configuration
 
 BENCHMARK = f"{shlex.quote(sys.executable)} -m benchmark"  # the environment that snakemake itself runs in
-KNOWN_OPTIONS = {"preset", "tables", "seeds", "overrides"}
+KNOWN_OPTIONS = {"preset", "tables", "seeds", "overrides", "results", "against", "reference"}
 
 
 def whole_numbers(text):
@@ -144,6 +144,6 @@ wildcard_constraints:
     run="[A-Za-z0-9_.-]+",
     dataset="[A-Za-z0-9_-]+",
     protocol="hllm|meta|temporal",
-    table="[a-z0-9_]+",
+    table="|".join(PLANS),
     tokens="tokens-[0-9a-f]+",
     images="images-[0-9a-f]+",

@@ -6,12 +6,29 @@ rule table:
         RESULTS + "/{table}.csv",
         RESULTS + "/{table}.md",
         RESULTS + "/{table}.tex",
-        RESULTS + "/{table}.html",
+        report(
+            RESULTS + "/{table}.html",
+            caption="../report/table.rst",
+            category="Tables",
+            labels={"table": "{table}"},
+        ),
     params:
         options=OPTIONS,
         plan=lambda wildcards: plan_digest(wildcards.table),  # other rows, seeds or titles make another table
     shell:
         "{BENCHMARK} table {wildcards.table} {params.options}"
+
+
+rule report:
+    "Writes one HTML file that shows all tables of the preset with their charts, and works offline."
+    input:
+        [table_files(name) for name in PLANS],
+    output:
+        report(
+            RESULTS + "/report.html", caption="../report/report.rst", category="Report", labels={"page": "all tables"}
+        ),
+    shell:
+        "{BENCHMARK} report --preset {PRESET:q}"
 
 
 # The names that people type: table7, scaling_item, ...
