@@ -14,6 +14,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 for verb in (
     data.prepare,
     data.tokenize,
+    data.images,
     runs.resolve,
     runs.train,
     runs.embed,

@@ -90,6 +90,7 @@ class Catalogue:
     token_offsets: (size + 1,) int64; item i's tokens are those from token_offsets[i] up to token_offsets[i + 1].
     vocabulary_size: number of token ids of the tokenizer, 0 without text.
     embeddings: (size, d) float32 item embeddings of another run, read only; None where the run does not start from one.
+    pixels: (size, height, width, 3) uint8 pictures, on the host whatever the device; None without pictures.
     """
 
     size: int
@@ -97,6 +98,7 @@ class Catalogue:
     token_offsets: Tensor | None = None
     vocabulary_size: int = 0
     embeddings: Tensor | None = None
+    pixels: Tensor | None = None
 
 
 class SequentialRecommender(nn.Module, ABC):

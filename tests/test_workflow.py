@@ -57,6 +57,15 @@ def test_a_dry_run_lists_every_run_without_other_options(checkout, target):
         assert f"results/laptop/runs/{run.id}/ranks.parquet" in done.stdout
 
 
+def test_a_table_of_clicks_asks_for_predictions_instead_of_ranks(checkout):
+    done = snakemake(checkout, "--dry-run", "discriminative")
+    assert done.returncode == 0, done.stderr
+    for run in Configuration(ROOT / "config").plan("discriminative", "laptop").runs():
+        assert f"results/laptop/runs/{run.id}/clicks.parquet" in done.stdout
+    assert "ranks.parquet" not in done.stdout
+    assert "item_embeddings.npy" in done.stdout  # of the first stage, for the second
+
+
 def test_other_seeds_are_other_runs(checkout):
     done = snakemake(checkout, "--dry-run", "table7", "--config", "seeds=7,8")
     assert done.returncode == 0, done.stderr

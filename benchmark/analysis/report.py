@@ -22,7 +22,7 @@ from markupsafe import Markup
 
 from benchmark.analysis import figures, report_charts, report_cost, report_groups, report_records, report_scale, views
 from benchmark.analysis.report_charts import Chart
-from benchmark.analysis.report_inputs import ReportTable, read_table, saved_tables
+from benchmark.analysis.report_inputs import ReportTable, read_table, saved_click_tables, saved_tables
 from benchmark.analysis.tables import BlockResult
 from benchmark.analysis.views import LEVEL, View, signed
 from benchmark.errors import UserError
@@ -107,6 +107,7 @@ def render(
         claims=report_records.claims(folder / "claims.csv"),
         pictures=[_picture(path) for path in sorted(folder.glob("*.svg"))],
         data=facts,
+        clicks=[Markup(_markdown(folder / f"{name}.md")) for name in saved_click_tables(folder)],
         deviations=Markup(_markdown(deviations)) if deviations.is_file() else None,
         methods=report_records.methods(tables, configuration),
         runs=runs,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from benchmark.analysis.click_tables import is_click_table
 from benchmark.analysis.published import PublishedRow, find_published
 from benchmark.analysis.report_runs import RunDetails, read_details
 from benchmark.analysis.result_csv import PAIR_COLUMNS, RESULT_COLUMNS
@@ -55,15 +56,25 @@ class _Pair:
 
 
 def saved_tables(folder: Path) -> list[str]:
-    """Names of the tables whose CSV files lie in folder: table7 before table10."""
-    names = []
+    """Names of the tables of ranks whose CSV files lie in folder: table7 before table10."""
+    return [name for name, metric in _saved(folder) if not is_click_table([metric])]
+
+
+def saved_click_tables(folder: Path) -> list[str]:
+    """Names of the tables of predicted clicks whose CSV and Markdown files lie in folder."""
+    return [name for name, metric in _saved(folder) if is_click_table([metric]) and (folder / f"{name}.md").is_file()]
+
+
+def _saved(folder: Path) -> list[tuple[str, str]]:
+    """Names of the tables in folder, and the first metric of each."""
+    found = []
     for path in folder.glob("*.csv"):
         with path.open(encoding="utf-8", errors="replace", newline="") as file:
             reader = csv.DictReader(file)
             first = next(reader, None)
         if first and set(RESULT_COLUMNS) <= set(first) and first["table"] == path.stem:
-            names.append(path.stem)
-    return sorted(names, key=lambda name: [(len(part), part) for part in _parts(name)])
+            found.append((path.stem, first["metric"]))
+    return sorted(found, key=lambda one: [(len(part), part) for part in _parts(one[0])])
 
 
 def read_table(folder: Path, name: str, configuration: Configuration, preset: str) -> ReportTable:

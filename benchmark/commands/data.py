@@ -42,3 +42,15 @@ def tokenize(run_file: RunFile, data: DataRoot = Path("data")) -> None:
         raise UserError(f"{run_file}: method {run.method} reads no text")
     log_to(None, f"{run.dataset} tokens")
     make_tokens(data_folder(run, data), TextSettings.from_mapping(run.text))
+
+
+def images(run_file: RunFile, data: DataRoot = Path("data")) -> None:
+    """Decode and resize the items' pictures of a run's data set, as the run's image settings say."""
+    from benchmark.data.images import ImageSettings, make_images
+    from benchmark.experiments import load_run_file
+
+    run = load_run_file(run_file)
+    if run.images is None:
+        raise UserError(f"{run_file}: method {run.method} reads no pictures")
+    log_to(None, f"{run.dataset} pictures")
+    make_images(data_folder(run, data), ImageSettings.from_mapping(run.images))

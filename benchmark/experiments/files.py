@@ -18,6 +18,7 @@ class MethodFile(Settings):
     class_: str = Field(alias="class")
     model: dict[str, Any] = {}
     text: dict[str, Any] | None = None
+    images: dict[str, Any] | None = None
     training: dict[str, Any] = {}
     source: str
     deviations: list[str] = []
@@ -26,6 +27,7 @@ class MethodFile(Settings):
 class MethodOverride(Settings):
     model: dict[str, Any] = {}
     text: dict[str, Any] = {}
+    images: dict[str, Any] = {}
     training: dict[str, Any] = {}
     evaluation: dict[str, Any] = {}
     execution: dict[str, Any] = {}
@@ -58,6 +60,7 @@ class Row(Settings):
     counterpart: str | None = None
     model: dict[str, Any] = {}
     text: dict[str, Any] = {}
+    images: dict[str, Any] = {}
     training: dict[str, Any] = {}
     evaluation: dict[str, Any] = {}
     execution: dict[str, Any] = {}

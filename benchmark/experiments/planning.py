@@ -182,11 +182,12 @@ class Configuration:
         def section(name: str) -> dict[str, Any]:
             return merge(*(getattr(layer, name, None) or {} for layer in layers))
 
-        sections = {name: section(name) for name in ("model", "text", "training", "evaluation", "execution")}
+        sections = {name: section(name) for name in ("model", "text", "images", "training", "evaluation", "execution")}
         length = sections["training"].get("sequence_length")
         return {
             **sections,
             "text": sections["text"] if method.text is not None else None,
+            "images": sections["images"] if method.images is not None else None,
             "evaluation": merge({"sequence_length": length}, sections["evaluation"]),
         }
 

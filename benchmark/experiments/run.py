@@ -159,6 +159,7 @@ class Run(Settings):
     dataset_definition: dict[str, Any]
     model: dict[str, Any]
     text: dict[str, Any] | None
+    images: dict[str, Any] | None = None
     training: TrainingSettings
     evaluation: EvaluationSettings
     seed: int = Field(ge=0)

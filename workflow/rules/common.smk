@@ -4,6 +4,7 @@ import hashlib
 import shlex
 import sys
 
+from benchmark.data.images import ImageSettings, images_folder
 from benchmark.data.text import TextSettings, tokens_folder
 from benchmark.errors import UserError
 from benchmark.experiments import Configuration
@@ -70,6 +71,12 @@ def token_files(run):
     return [str(tokens_folder(Path(data_folder(run)), TextSettings.from_mapping(run.text)) / "tokens.json")]
 
 
+def image_files(run):
+    if run.images is None:
+        return []
+    return [str(images_folder(Path(data_folder(run)), ImageSettings.from_mapping(run.images)) / "images.json")]
+
+
 def source_files(run):
     """What a run needs of the run that it starts from."""
     if run.starts_from is None:
@@ -130,6 +137,7 @@ def mpi(wildcards):
 
 # One run whose settings a token store is made from; all runs that share it say the same of it.
 TOKENIZING_RUN = {path: run.id for run in RUNS.values() for path in token_files(run)}
+IMAGES_RUN = {path: run.id for run in RUNS.values() for path in image_files(run)}
 
 
 wildcard_constraints:
@@ -138,3 +146,4 @@ wildcard_constraints:
     protocol="hllm|meta|temporal",
     table="|".join(PLANS),
     tokens="tokens-[0-9a-f]+",
+    images="images-[0-9a-f]+",

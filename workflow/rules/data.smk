@@ -23,3 +23,18 @@ rule tokenize:
     threads: 2
     shell:
         "{BENCHMARK} tokenize {input.run:q} 2> >(tee {log:q} >&2)"
+
+
+rule images:
+    "Decodes and resizes the items' pictures, once a data set and image setting."
+    input:
+        data="data/{dataset}/{protocol}/dataset.json",
+        run=lambda wildcards: ancient(
+            f"{RESULTS}/runs/{IMAGES_RUN['data/{dataset}/{protocol}/{images}/images.json'.format(**wildcards)]}/run.yaml"
+        ),
+    output:
+        "data/{dataset}/{protocol}/{images}/images.json",
+    log:
+        "data/{dataset}/{protocol}/{images}.log",
+    shell:
+        "{BENCHMARK} images {input.run:q} 2> >(tee {log:q} >&2)"
