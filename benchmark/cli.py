@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from benchmark.commands import comparison, data, evidence, results, runs, speed
+from benchmark.commands import comparison, data, evidence, plan, results, runs, speed
 from benchmark.commands.shared import log
 from benchmark.errors import STOPPED, StoppedError, UserError
 
@@ -25,6 +25,8 @@ for verb in (
     evidence.claims,
     evidence.reference,
     speed.speed,
+    plan.plan,
+    plan.deviations,
 ):
     app.command()(verb)
 
