@@ -6,7 +6,19 @@ import sys
 
 import typer
 
-from benchmark.commands import comparison, data, evidence, plan, results, runs, speed
+from benchmark.commands import (
+    clicks,
+    comparison,
+    data,
+    doctor,
+    evidence,
+    plan,
+    recommend,
+    report,
+    results,
+    runs,
+    speed,
+)
 from benchmark.commands.shared import log
 from benchmark.errors import STOPPED, StoppedError, UserError
 
@@ -18,15 +30,19 @@ for verb in (
     runs.train,
     runs.embed,
     runs.rank,
+    clicks.clicks,
     results.table,
     comparison.compare,
     comparison.leaderboard,
     comparison.submit,
+    recommend.recommend,
     evidence.claims,
     evidence.reference,
     speed.speed,
     plan.plan,
     plan.deviations,
+    doctor.doctor,
+    report.report,
 ):
     app.command()(verb)
 
