@@ -32,6 +32,7 @@ for verb in (
     runs.rank,
     clicks.clicks,
     results.table,
+    results.breakdown,
     comparison.compare,
     comparison.leaderboard,
     comparison.submit,

@@ -98,7 +98,7 @@ def _row(row: PlannedRow, papers: Mapping[str, PlannedRow], preset: str) -> list
 
 def _decisive(run: Run) -> dict[str, Any]:
     content = run.model_dump(mode="json", by_alias=True)
-    return {name: content[name] for name in _ABOUT} | {"precision": run.execution.precision}
+    return {name: content[name] for name in _ABOUT} | {"execution": {"precision": run.execution.precision}}
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

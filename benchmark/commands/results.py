@@ -28,6 +28,23 @@ def table(
     print(make(plan, results / preset))
 
 
+def breakdown(
+    name: Annotated[str, typer.Argument(help="a table of config/tables")],
+    preset: Preset = "laptop",
+    seeds: Seeds = None,
+    overrides: OverridesFile = None,
+    results: Annotated[Path, typer.Option(help="folder that holds the preset's results")] = Path("results"),
+) -> None:
+    """Break a table down by how often the target was trained on: cold, tail, middle, head."""
+    from benchmark.analysis.breakdown import breakdown as of_table
+    from benchmark.files import write_text
+
+    csv, text = of_table(configuration(overrides).plan(name, preset, parse_seeds(seeds)), results / preset)
+    write_text(results / preset / "breakdown" / f"{name}.csv", csv)
+    write_text(results / preset / "breakdown" / f"{name}.md", text)
+    print(text)
+
+
 Layout = Annotated[str | None, typer.Option(help="a file of config/formats, or a YAML file of your own")]
 UnitOption = Annotated[str | None, typer.Option(help="fraction or percent, instead of what the file's format says")]
 Where = Annotated[list[str], typer.Option(metavar="KEY=VALUE", help="only rows with this name or detail")]

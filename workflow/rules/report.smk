@@ -19,6 +19,31 @@ rule table:
         "{BENCHMARK} table {wildcards.table} {params.options}"
 
 
+rule breakdown:
+    "Computes a table's results for cold, tail, middle and head items."
+    input:
+        results=lambda wildcards: [path for run in PLANS[wildcards.table].runs() for path in result_files(run)],
+    output:
+        RESULTS + "/breakdown/{table}.csv",
+        RESULTS + "/breakdown/{table}.md",
+    params:
+        options=OPTIONS,
+        plan=lambda wildcards: plan_digest(wildcards.table),
+    shell:
+        "{BENCHMARK} breakdown {wildcards.table} {params.options}"
+
+
+rule deviations:
+    "Writes which settings of each row differ from the paper's, and why."
+    output:
+        RESULTS + "/deviations.md",
+    params:
+        options=DEVIATION_OPTIONS,
+        plans=lambda wildcards: [plan_digest(name) for name in PLANS],
+    shell:
+        "{BENCHMARK} deviations {params.options} --tables " + ",".join(PLANS)
+
+
 rule report:
     "Writes one HTML file that shows all tables of the preset with their charts, and works offline."
     input:
@@ -39,3 +64,14 @@ for _name in PLANS:
             _name
         input:
             table_files(_name),
+
+
+# By the number of the paper's table.
+for _name, _alias in (("scaling_item", "table5"), ("scaling_user", "table6")):
+    if _name in PLANS:
+
+        rule:
+            name:
+                _alias
+            input:
+                table_files(_name),
