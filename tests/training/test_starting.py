@@ -12,7 +12,7 @@ from benchmark.errors import UserError
 from benchmark.evaluation.metrics import read_ranks
 from benchmark.experiments import Run, dump_run
 from benchmark.training.checkpoint import save_weights
-from benchmark.training.starting import cached_items, take_weights
+from benchmark.training.starting import cached_items, take_released, take_weights
 from tests.training.interactions import prepared
 
 LLAMA = {
@@ -141,3 +141,25 @@ def test_weights_that_do_not_fit_are_told_in_one_sentence(tmp_path, parts, width
     save_weights(tmp_path / "model.safetensors", Parts().state_dict())
     with pytest.raises(UserError, match=message):
         take_weights(Parts(width), tmp_path / "model.safetensors", parts)
+
+
+class Released(Parts):
+    def released_state(self, path):
+        if path.read_bytes() != b"weights":
+            raise ValueError(f"{path} does not fit this model")
+        return {name: torch.ones_like(value) for name, value in self.state_dict().items()}
+
+
+def test_a_released_checkpoint_is_checked_and_taken(tmp_path):
+    path, model = tmp_path / "pytorch_model.bin", Released()
+    with pytest.raises(UserError, match="does not exist; put it there"):
+        take_released(model, path, None)
+    path.write_bytes(b"weights")
+    digest = take_released(model, path, None)
+    assert model.first.weight.eq(1).all()
+    assert take_released(model, path, digest) == digest
+    with pytest.raises(UserError, match="and ffffffffffff was expected"):
+        take_released(model, path, "f" * 64)
+    path.write_bytes(b"other")
+    with pytest.raises(UserError, match="does not fit this model"):
+        take_released(model, path, None)
