@@ -33,6 +33,7 @@ for verb in (
     clicks.clicks,
     results.table,
     results.breakdown,
+    results.scale,
     comparison.compare,
     comparison.leaderboard,
     comparison.submit,

@@ -64,6 +64,11 @@ def breakdown_files(name):
     return [f"{RESULTS}/breakdown/{name}.md"] if ranked else []
 
 
+def scale_files(name):
+    """Figure 3 is a drawing, and a table of its points."""
+    return [f"{RESULTS}/figure3.svg"] if name == "figure3" else []
+
+
 def plan_digest(name):
     return hashlib.sha256(PLANS[name].model_dump_json().encode()).hexdigest()
 

@@ -33,6 +33,22 @@ rule breakdown:
         "{BENCHMARK} breakdown {wildcards.table} {params.options}"
 
 
+if "figure3" in PLANS:
+
+    rule scale:
+        "Draws results against the number of users trained on, with the data needed to reach the ID model's best."
+        input:
+            results=[path for run in PLANS["figure3"].runs() for path in result_files(run)],
+        output:
+            multiext(RESULTS + "/figure3", ".png", ".svg"),
+            RESULTS + "/figure3_data_needed.csv",
+        params:
+            options=OPTIONS,
+            plan=plan_digest("figure3"),
+        shell:
+            "{BENCHMARK} scale figure3 {params.options}"
+
+
 rule deviations:
     "Writes which settings of each row differ from the paper's, and why."
     output:
@@ -64,6 +80,7 @@ for _name in PLANS:
             _name
         input:
             table_files(_name),
+            scale_files(_name),
 
 
 # By the number of the paper's table.
