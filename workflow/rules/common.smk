@@ -85,8 +85,6 @@ def token_files(run):
 
 def source_files(run):
     """What a run needs of the run that it starts from."""
-    if run.released is not None:
-        return [run.released.path]
     if run.starts_from is None:
         return []
     folder = f"{RESULTS}/runs/{run.starts_from.run}"
