@@ -6,7 +6,19 @@ import sys
 
 import typer
 
-from benchmark.commands import clicks, comparison, data, doctor, evidence, recommend, report, results, runs, speed
+from benchmark.commands import (
+    clicks,
+    comparison,
+    data,
+    doctor,
+    evidence,
+    plan,
+    recommend,
+    report,
+    results,
+    runs,
+    speed,
+)
 from benchmark.commands.shared import log
 from benchmark.errors import STOPPED, StoppedError, UserError
 
@@ -21,6 +33,8 @@ for verb in (
     runs.rank,
     clicks.clicks,
     results.table,
+    results.breakdown,
+    results.scale,
     comparison.compare,
     comparison.leaderboard,
     comparison.submit,
@@ -28,6 +42,8 @@ for verb in (
     evidence.claims,
     evidence.reference,
     speed.speed,
+    plan.plan,
+    plan.deviations,
     doctor.doctor,
     report.report,
 ):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -145,6 +146,10 @@ class SequentialRecommender(nn.Module, ABC):
         """The modules in which nearly all arithmetic happens, such as the layers of a language model. Whoever runs the
         method may compile each of them and let it work on half-precision copies of its weights."""
         return []
+
+    def released_state(self, path: Path) -> dict[str, Tensor]:
+        """The authors' checkpoint at path as the state of this model; ValueError where it does not fit."""
+        raise ValueError(f"{type(self).__name__} has no checkpoint of its authors that can be read")
 
     def comparable(self, embeddings: Tensor) -> Tensor:
         """(n, d) embeddings of either kind -> (n, d) float32 vectors whose dot products are the scores."""

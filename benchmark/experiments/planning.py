@@ -155,6 +155,7 @@ class Configuration:
             "dataset": block.dataset,
             "protocol": block.protocol,
             "dataset_definition": self.dataset_definition(block.dataset, predicts_clicks),
+            "released": row.released.model_dump() if row.released else None,
             **layers,
         }
         runs = []

@@ -49,12 +49,25 @@ RESULTS = f"results/{PRESET}"
 OPTIONS = f"--preset {shlex.quote(PRESET)}"
 if SEEDS is not None:
     OPTIONS += f" --seeds {','.join(map(str, SEEDS))}"
+DEVIATION_OPTIONS = f"--preset {shlex.quote(PRESET)}"
 if "overrides" in config:
+    DEVIATION_OPTIONS += f" --overrides {shlex.quote(str(config['overrides']))}"
     OPTIONS += f" --overrides {shlex.quote(str(config['overrides']))}"
 
 
 def table_files(name):
     return [f"{RESULTS}/{name}.{kind}" for kind in ("csv", "md", "tex", "html")]
+
+
+def breakdown_files(name):
+    """Only where ranks are the result, and not predicted clicks."""
+    ranked = all(run.training.click is None for run in PLANS[name].runs())
+    return [f"{RESULTS}/breakdown/{name}.md"] if ranked else []
+
+
+def scale_files(name):
+    """Figure 3 is a drawing, and a table of its points."""
+    return [f"{RESULTS}/figure3.svg"] if name == "figure3" else []
 
 
 def plan_digest(name):
