@@ -12,7 +12,10 @@ from benchmark.errors import STOPPED, StoppedError, UserError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 for verb in (
+    data.download,
     data.prepare,
+    data.datasets,
+    data.text_statistics,
     data.tokenize,
     runs.resolve,
     runs.train,

@@ -4,6 +4,7 @@ definition and the protocol alone, to the byte."""
 from __future__ import annotations
 
 import platform
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from importlib import metadata
@@ -108,17 +109,22 @@ def _read_events(
     """The interactions as numbers, in the file's order. catalogue: the item file's name and how many items it has, if
     an interaction with any other item is a bad row."""
     parts: list[tuple[np.ndarray[Any, Any], ...]] = []
-    for batch in file.batches():
-        frame = batch.with_columns(pl.col("user_id").cast(users.dtype), pl.col("item_id").cast(items.dtype))
-        item_numbers = items.numbers(frame["item_id"])
-        if catalogue is not None and (item_numbers >= catalogue[1]).any():
-            name, known = catalogue
-            reason = f"interaction with an item that {name} does not have"
-            found = f"item {{}} has no usable record in {name} (or keep such items with `missing_text: allow`)"
-            frame = without(frame, pl.Series(item_numbers >= known), file.path, "item_id", reason, found, bad)
-            item_numbers = items.numbers(frame["item_id"])
-        columns = [users.numbers(frame["user_id"]), item_numbers, frame["timestamp"].to_numpy()]
-        parts.append((*columns, frame["label"].to_numpy()) if "label" in frame.columns else tuple(columns))
+    with ThreadPoolExecutor(2) as pool:  # users and items are numbered side by side: it takes most of the time
+        for frame in file.batches():
+            numbering = pool.submit(users.codes, frame["user_id"])
+            item_numbers = items.codes(frame["item_id"])
+            user_numbers = numbering.result()
+            if catalogue is not None and (item_numbers >= catalogue[1]).any():
+                name, known = catalogue
+                reason = f"interaction with an item that {name} does not have"
+                found = f"item {{}} has no usable record in {name} (or keep such items with `missing_text: allow`)"
+                unknown = item_numbers >= known
+                rest = without(frame, pl.Series(unknown), file.path, "item_id", reason, found, bad)
+                user_numbers, item_numbers = user_numbers[~unknown], item_numbers[~unknown]
+            else:
+                rest = frame
+            columns = [user_numbers, item_numbers, rest["timestamp"].to_numpy()]
+            parts.append((*columns, rest["label"].to_numpy()) if "label" in rest.columns else tuple(columns))
     if not sum(len(part[0]) for part in parts):
         raise UserError(f"{file.path} has no usable rows below its header: a data set needs interactions")
     joined = []

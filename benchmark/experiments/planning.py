@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmark.data.sources import load_definitions
+from benchmark.data.sources import find_definition
 from benchmark.errors import UserError
 from benchmark.experiments.files import (
     Block,
@@ -88,11 +88,7 @@ class Configuration:
 
     def dataset_definition(self, name: str) -> dict[str, Any]:
         """What decides a data set's content."""
-        path = self.folder / "datasets.yaml"
-        definitions = load_definitions(path)
-        if name not in definitions:
-            raise UserError(f"{path} has no data set {name!r}; it has: {', '.join(sorted(definitions))}")
-        return definitions[name].decisive()
+        return find_definition(self.folder / "datasets.yaml", name).decisive()
 
     def plan(self, table: str, preset: str, seeds: Iterable[int] | None = None) -> PlannedTable:
         """Resolve every run of a table on a preset; seeds: instead of the overrides', its blocks' and the preset's."""
