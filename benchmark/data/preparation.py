@@ -194,8 +194,8 @@ def _write(
         write_atomically(folder / f"{name}.npy", partial(_save, array))
     if sequences.labels is not None:
         write_atomically(folder / "labels.npy", partial(_save, sequences.labels))
-    write_atomically(folder / "users.parquet", user_ids.to_frame("user_id").write_parquet)
-    write_atomically(folder / "items.parquet", items.write_parquet)
+    write_atomically(folder / "users.parquet", partial(_save_table, user_ids.to_frame("user_id")))
+    write_atomically(folder / "items.parquet", partial(_save_table, items))
     write_atomically(
         folder / "dataset.json", lambda path: path.write_text(card.to_json(), encoding="utf-8", newline="\n")
     )
@@ -203,8 +203,17 @@ def _write(
 
 
 def _save(array: np.ndarray[Any, Any], path: Path) -> None:
-    with path.open("wb") as file:  # given a name, np.save would add .npy to it
-        np.save(file, array, allow_pickle=False)
+    with path.open("wb") as file:  # np.save hides the reason where a disk is full
+        header = {"descr": array.dtype.str, "fortran_order": False, "shape": array.shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(np.ascontiguousarray(array).data)
+
+
+def _save_table(frame: pl.DataFrame, path: Path) -> None:
+    try:
+        frame.write_parquet(path)
+    except pl.exceptions.PolarsError as error:  # so it tells of a full disk
+        raise OSError(str(error).rpartition("IO error: ")[2]) from error
 
 
 def _versions() -> dict[str, str]:
