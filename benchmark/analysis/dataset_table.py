@@ -15,8 +15,13 @@ from benchmark.errors import UserError
 from benchmark.files import write_text
 
 PUBLISHED = Path("results/published/table1_datasets.csv")
-PUBLISHED_NAMES = {"books": "Books", "books-processed": "Books", "pixel200k": "Pixel200K", "pixel1m": "Pixel1M",
-                   "pixel8m": "Pixel8M"}  # fmt: skip
+PUBLISHED_NAMES = {
+    "amazon-books": "Books",
+    "amazon-books-processed": "Books",
+    "pixel200k": "Pixel200K",
+    "pixel1m": "Pixel1M",
+    "pixel8m": "Pixel8M",
+}
 COUNTS = ("users", "items", "interactions")
 _COLUMNS = (
     "Data set", "Protocol", "Users", "Items", "Interactions", "Mean length", "Test targets", "Tied rows (%)",

@@ -124,7 +124,7 @@ class DatasetDefinition(Settings):
     label: what makes an interaction positive; it changes nothing but the labels.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
+    name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]*$")
     reader: Literal["movielens", "csv", "amazon"]
     package: str | None = None
     folder: Path
@@ -236,8 +236,8 @@ def _entries(path: Path) -> dict[str, tuple[str, dict[str, Any]]]:
     entries: dict[str, tuple[str, dict[str, Any]]] = {}
     for key, entry in read_yaml(path).items():
         where = f"{path}, data set {key}"
-        if not isinstance(key, str) or not re.fullmatch(r"[A-Za-z0-9_-]+", key.replace("{category}", "x")):
-            raise UserError(f"{path}: {key!r} cannot name a data set; use letters, digits, - and _")
+        if not isinstance(key, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]*", key.replace("{category}", "x")):
+            raise UserError(f"{path}: {key!r} cannot name a data set; use letters, digits, _ and, not first, -")
         if not isinstance(entry, dict):
             raise UserError(f"{where}: expected keys such as reader and folder, found {type(entry).__name__}")
         if "name" in entry:

@@ -60,9 +60,9 @@ def test_killed_at_any_moment_the_next_call_completes(definition, tmp_path):
     assert len(killed) <= 1  # what a killed process left is not in the way
 
 
-@pytest.mark.parametrize(("limit", "file"), [(20_000, "timestamps.npy"), (600, "items.parquet")])
+@pytest.mark.parametrize(("limit", "file"), [(20_000, "timestamps.npy"), (1_000, "items.parquet")])
 def test_a_full_disk_is_one_sentence_and_leaves_the_finished_parts(tmp_path, limit, file):
-    generate(tmp_path / "raw", interactions=4_000 if limit > 600 else 100, users=20, items=90, seed=1)
+    generate(tmp_path / "raw", interactions=4_000 if limit > 1_000 else 100, users=20, items=90, seed=1)
     definition = DatasetDefinition(name="made", reader="csv", folder=tmp_path / "raw", licence="made")
     folder = tmp_path / "made" / "hllm"
     code = (
