@@ -15,7 +15,7 @@ from benchmark.data.literals import literal_fields
 from benchmark.data.preparation import prepare
 from benchmark.data.sources import DatasetDefinition
 
-SAMPLES = Path(__file__).parents[3] / "shared" / "data" / "raw-samples"
+SAMPLES = Path(__file__).parents[2].parent / "shared" / "data" / "raw-samples"
 KEYS = ("asin", "title", "description")
 TEXTS = st.text(st.sampled_from("ab'\"\\\n\t{}[],: é\x07\u2028"), max_size=8)
 SCALARS = TEXTS | st.integers(-(10**20), 10**20) | st.floats(allow_nan=False, allow_infinity=False) | st.none()
