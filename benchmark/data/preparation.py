@@ -109,8 +109,11 @@ def _read_events(
     """The interactions as numbers, in the file's order. catalogue: the item file's name and how many items it has, if
     an interaction with any other item is a bad row."""
     parts: list[tuple[np.ndarray[Any, Any], ...]] = []
-    with ThreadPoolExecutor(2) as pool:  # users and items are numbered side by side: it takes most of the time
-        for frame in file.batches():
+    batches = file.batches()
+    with ThreadPoolExecutor(2) as pool:  # users and items are numbered, and the next rows are read, side by side
+        coming = pool.submit(next, batches, None)
+        while (frame := coming.result()) is not None:
+            coming = pool.submit(next, batches, None)
             numbering = pool.submit(users.codes, frame["user_id"])
             item_numbers = items.codes(frame["item_id"])
             user_numbers = numbering.result()
