@@ -24,7 +24,10 @@ from benchmark.errors import STOPPED, StoppedError, UserError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 for verb in (
+    data.download,
     data.prepare,
+    data.datasets,
+    data.text_statistics,
     data.tokenize,
     data.images,
     runs.resolve,

@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel
 
-from benchmark.data.sources import DatasetDefinition, load_definitions
+from benchmark.data.sources import DatasetDefinition, find_definition, load_definitions
 from benchmark.data.text import TextSettings
 from benchmark.errors import UserError
 from benchmark.experiments.files import (
@@ -109,10 +109,7 @@ class Configuration:
         path = self.folder / "datasets.yaml"
         if self._definitions is None:
             self._definitions = load_definitions(path)
-        definitions = self._definitions
-        if name not in definitions:
-            raise UserError(f"{path} has no data set {name!r}; it has: {', '.join(sorted(definitions))}")
-        definition = definitions[name]
+        definition = self._definitions.get(name) or find_definition(path, name)
         label = {"label": definition.label.model_dump(mode="json")} if labels and definition.label else {}
         return {**definition.decisive(), **label}
 

@@ -5,12 +5,17 @@ import shlex
 import sys
 
 from benchmark.data.images import ImageSettings, images_folder
+from benchmark.data.preset_data import load_preset_data
+from benchmark.data.sources import find_definition
 from benchmark.data.text import TextSettings, tokens_folder
 from benchmark.errors import UserError
 from benchmark.experiments import Configuration
 
 BENCHMARK = f"{shlex.quote(sys.executable)} -m benchmark"  # the environment that snakemake itself runs in
-KNOWN_OPTIONS = {"preset", "tables", "seeds", "overrides", "results", "against", "reference"}
+KNOWN_OPTIONS = {
+    "preset", "tables", "seeds", "overrides", "results", "against", "reference",
+    "mirror", "accept_terms", "on_bad_rows", "on_other_counts",
+}
 
 
 def whole_numbers(text):
@@ -39,6 +44,7 @@ PRESET = str(config.get("preset", "laptop"))
 try:
     SEEDS = whole_numbers(config["seeds"]) if "seeds" in config else None
     PLANS = planned()
+    PRESET_DATA = load_preset_data(Path("config/data.yaml")).get(PRESET)
 except UserError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(1)
