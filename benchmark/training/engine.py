@@ -285,7 +285,7 @@ class Engine:
     def _halve(self, exceeded: MemoryExceededError, batch: TrainingBatch) -> None:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        if not exceeded.own:
+        if not exceeded.own or (exceeded.what == "items" and self.items.shrink()):
             return
         if exceeded.what == "items":
             now = self.items.chunk or -(-self.objective.items(batch).unique().numel() // self.processes.count)
