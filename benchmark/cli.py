@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from benchmark.commands import data, evidence, report, results, runs
+from benchmark.commands import comparison, data, evidence, report, results, runs, speed
 from benchmark.commands.shared import log
 from benchmark.errors import STOPPED, StoppedError, UserError
 
@@ -19,9 +19,13 @@ for verb in (
     runs.embed,
     runs.rank,
     results.table,
+    comparison.compare,
+    comparison.leaderboard,
+    comparison.submit,
     evidence.claims,
     evidence.reference,
     report.report,
+    speed.speed,
 ):
     app.command()(verb)
 

@@ -132,7 +132,7 @@ def _cases_sha256(table: RankTable) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object, such as provenance.json."""
+    """A JSON file of a run that holds an object; anything else is a UserError that names the file."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

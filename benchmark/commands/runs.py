@@ -12,18 +12,23 @@ import typer
 
 from benchmark.commands.shared import (
     DataRoot,
+    Nodes,
     OpenedRun,
     OverridesFile,
     Preset,
+    Processes,
     RunFile,
     Seeds,
     configuration,
+    layout,
     log,
     log_to,
     opened,
     parse_seeds,
 )
 from benchmark.errors import UserError
+from benchmark.experiments import load_run_file
+from benchmark.launch import enter
 
 if TYPE_CHECKING:
     from benchmark.experiments import Run
@@ -47,16 +52,17 @@ def resolve(
     write_atomically(out, lambda temporary: temporary.write_text(dump_run(runs[run_id]), encoding="utf-8"))
 
 
-def train(run_file: RunFile, data: DataRoot = Path("data")) -> None:
+def train(run_file: RunFile, data: DataRoot = Path("data"), nodes: Nodes = None, processes: Processes = None) -> None:
     """Train a run, or continue it where it stopped."""
+    run, folder = load_run_file(run_file), run_file.parent
+    log_to(folder / "train.log", run.label)
+    enter(layout(run, nodes, processes), sys.argv[1:])
+
     import torch
 
-    from benchmark.experiments import load_run_file
     from benchmark.provenance import provenance, write_json
     from benchmark.training.checkpoint import run_lock
 
-    run, folder = load_run_file(run_file), run_file.parent
-    log_to(folder / "train.log", run.label)
     run_parts = opened(run, folder, data)
     device, dataset, model = run_parts.device, run_parts.dataset, run_parts.model
     with run_lock(folder):
@@ -121,12 +127,13 @@ def _trained(run: Run, folder: Path, run_parts: OpenedRun) -> dict[str, Any]:
 
 def embed(run_file: RunFile, data: DataRoot = Path("data")) -> None:
     """Export the item embeddings of a trained run: item_embeddings.npy, a float32 row an item, and its card."""
-    from benchmark.experiments import load_run_file
+    run, folder = load_run_file(run_file), run_file.parent
+    log_to(folder / "embed.log", run.label)
+    enter(layout(run, 1, 1), sys.argv[1:])
+
     from benchmark.training.checkpoint import load_weights
     from benchmark.training.starting import export_items
 
-    run, folder = load_run_file(run_file), run_file.parent
-    log_to(folder / "embed.log", run.label)
     parts, began = opened(run, folder, data), time.perf_counter()
     parts.model.load_state_dict(load_weights(folder / "model.safetensors"))
     digest = export_items(
@@ -141,18 +148,19 @@ def embed(run_file: RunFile, data: DataRoot = Path("data")) -> None:
              digest[:12])  # fmt: skip
 
 
-def rank(run_file: RunFile, data: DataRoot = Path("data")) -> None:
+def rank(run_file: RunFile, data: DataRoot = Path("data"), nodes: Nodes = None, processes: Processes = None) -> None:
     """Rank every user's test item with a trained run, and write ranks.parquet and metrics.csv."""
+    run, folder = load_run_file(run_file), run_file.parent
+    log_to(folder / "rank.log", run.label)
+    enter(layout(run, nodes, processes), sys.argv[1:])
+
     from rich.progress import Progress
 
     from benchmark.evaluation.metrics import write_metrics
     from benchmark.evaluation.ranking import rank_cases, write_ranks
-    from benchmark.experiments import load_run_file
     from benchmark.training.checkpoint import load_weights
     from benchmark.training.trainer import ranking_settings
 
-    run, folder = load_run_file(run_file), run_file.parent
-    log_to(folder / "rank.log", run.label)
     parts = opened(run, folder, data)
     device, dataset, model = parts.device, parts.dataset, parts.model
     _check_same_items(folder, parts.items_sha256)

@@ -86,15 +86,23 @@ class EvaluationSettings(Settings):
 class ExecutionSettings(Settings):
     """How a run is executed; its result does not depend on it (up to rounding).
 
-    item_chunk: most items embedded at once. history_chunk: most sequences that the model reads at once.
+    nodes: hosts. processes: on each of them, each with a GPU of its own unless device is cpu. threads: of each process.
+    item_chunk: most items embedded at once; null leaves it to the memory of a CUDA device. history_chunk: most
+    sequences that the model reads at once. compile: have torch.compile make the kernels; "auto" does on CUDA.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"
+    nodes: int = Field(1, gt=0)
+    processes: int = Field(1, gt=0)
     threads: int = Field(1, gt=0)
     item_chunk: int | None = Field(None, gt=0)
     history_chunk: int | None = Field(None, gt=0)
+    compile: Literal["auto", "on", "off"] = "auto"
     checkpoint_minutes: float = Field(10.0, gt=0)
+
+    def compiles(self, device_type: str) -> bool:
+        return self.compile == "on" or (self.compile == "auto" and device_type == "cuda")
 
 
 class SourceRun(Settings):

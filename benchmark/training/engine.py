@@ -1,19 +1,34 @@
-"""One optimisation step on one device: embed the step's distinct items, run the histories, apply the objective."""
+"""One optimisation step of a job of one or more processes: embed the step's distinct items, run the histories, apply
+the objective.
+
+Every process knows the whole global batch, because it follows from seed and step. Each embeds its share of the distinct
+items; the embeddings are gathered, each process adds up the loss of its share of the windows, and the gradients go back
+to the processes that embedded the items. The loss and its gradients are those of one process, up to rounding.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.data.batches import TrainingBatch
+from benchmark.errors import UserError
 from benchmark.recommender import PackedSequences, SequentialRecommender
 from benchmark.training.item_embedding import ItemEmbedder
 from benchmark.training.objectives import Objective, StepItems
+from benchmark.training.precision import Precision, compile_layers
+from benchmark.training.processes import Processes
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+Chunked = Literal["items", "histories"]
 
 
 @dataclass(frozen=True)
@@ -29,53 +44,261 @@ class StepFigures:
     distinct_items: int
 
 
-class Engine:
-    """Model, objective and optimizer on one device.
+@dataclass(frozen=True)
+class Fragment:
+    """A stretch of a learned parameter, flat, that this process answers for: elements start, start + 1, ...
 
-    item_chunk: most items embedded at once; see `ItemEmbedder`. history_chunk: most sequences through
-    `embed_histories` at once; the loss and its gradients are those of all at once.
+    weight: (n,) float32. moments: AdamW's, by name, (n,) each; empty before its first step. steps: that it has taken.
+    """
+
+    name: str
+    start: int
+    weight: Tensor
+    moments: dict[str, Tensor] = field(default_factory=dict)
+    steps: float = 0.0
+
+
+class StoredMoments(Protocol):
+    """AdamW's state of a stopped run, whatever engine and number of processes left it."""
+
+    def steps(self, name: str) -> float:
+        """That AdamW has taken of a parameter; 0 for one that has not been updated."""
+
+    def moment(self, kind: str, name: str, start: int, length: int) -> Tensor:
+        """(length,) elements of one of its MOMENTS, on the CPU."""
+
+
+_LEAST_CAUTION = 1 / 16  # of the share of memory for items' graphs; after that, every item is embedded twice
+_MOST_ITEMS = 256  # tried first when the memory has not sufficed for a step's items at any share
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class MemoryExceededError(Exception):
+    """Some process has not had the memory for a phase of a step; own: this one."""
+
+    def __init__(self, what: Chunked, own: bool) -> None:
+        self.what, self.own = what, own
+
+
+class Engine:
+    """Model, objective and optimizer, whole in every process; gradients are summed after the last backward pass.
+
+    optimizer: AdamW or another one over the parameters of both. processes: those of the job. item_chunk: most items
+    embedded at once; see `ItemEmbedder`. history_chunk: most sequences through `embed_histories` at once. When the
+    GPU's memory does not suffice, they are halved and the step is repeated. compiled: let torch.compile make the
+    kernels of the model's heavy layers and of the objective.
+
+    torch's DistributedDataParallel is not used: a step has several backward passes (the histories' chunks, then the
+    items'), of which not all reach every parameter, and it expects one forward and backward pass through its wrapper.
     """
 
     def __init__(
         self,
         model: SequentialRecommender,
         objective: Objective,
-        optimizer: torch.optim.Optimizer,
+        optimizer: torch.optim.Optimizer | None,
         *,
         device: torch.device,
         bf16: bool,
         item_chunk: int | None = None,
         history_chunk: int | None = None,
+        processes: Processes | None = None,
+        compiled: bool = False,
     ) -> None:
-        self.model, self.objective, self.optimizer = model, objective, optimizer
-        self.device, self.bf16, self.history_chunk = device, bf16, history_chunk
+        self.model, self.objective = model, objective
+        self.optimizers = [] if optimizer is None else [optimizer]
+        self.device, self.history_chunk = device, history_chunk
+        self.processes = processes or Processes()
+        self.precision = Precision(model, device, bf16=bf16)
+        objective.compiled = compiled
+        self._comparable = torch.compile(model.comparable, dynamic=True) if compiled else model.comparable
+        if compiled:
+            compile_layers(model)
         self.items = ItemEmbedder(model, device, self.precision, item_chunk)
+        self.processes.send_from_first([p.data for p in self.parameters()])
 
-    def precision(self) -> AbstractContextManager[object]:
-        """bf16 matrix products over float32 weights, or nothing; the objective is float32 either way."""
-        return torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext()
+    def parameters(self) -> Iterator[nn.Parameter]:
+        yield from self.model.parameters()
+        yield from self.objective.parameters()
 
-    def step(self, batch: TrainingBatch) -> StepFigures:
-        """One optimisation step; batch is on the engine's device."""
-        self.optimizer.zero_grad(set_to_none=True)
+    def learned(self) -> dict[str, nn.Parameter]:
+        """The parameters that training changes, by a name that is theirs in every engine."""
+        named = {f"model.{name}": p for name, p in self.model.named_parameters()}
+        named |= {f"objective.{name}": p for name, p in self.objective.named_parameters()}
+        return {name: p for name, p in named.items() if p.requires_grad}
+
+    def set_learning_rate(self, rate: float) -> None:
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+
+    def step(self, batch: TrainingBatch, seed: int | None = None) -> StepFigures:
+        """One optimisation step; batch is the global one, on the engine's device.
+
+        seed: of this process's dropout in this step. A step that does not fit the memory has changed nothing yet and is
+        repeated; a UserError if it cannot be made smaller.
+        """
+        while True:
+            if seed is not None:
+                torch.manual_seed(seed)
+            try:
+                figures = self._gradients(batch)
+            except MemoryExceededError as error:
+                exceeded = error
+            else:
+                self._update()
+                return figures
+            self._halve(exceeded, batch)
+
+    def fragments(self) -> Iterator[Fragment]:
+        """What a checkpoint keeps of the learned parameters; every process must go through all of its own."""
+        if not self.processes.first:
+            return
+        for name, parameter in self.learned().items():
+            yield self._whole(name, parameter)
+
+    def restore(self, stored: StoredMoments) -> None:
+        """Take over AdamW's state; the weights are those that the engine was made with."""
+        for name, parameter in self.learned().items():
+            self._restore_whole(name, parameter, stored)
+
+    def weights(self) -> dict[str, Tensor] | None:
+        """The model's state_dict on the CPU, in the first process; None in the others. All must ask for it."""
+        return {k: v.detach().cpu() for k, v in self.model.state_dict().items()} if self.processes.first else None
+
+    def _whole(self, name: str, parameter: nn.Parameter) -> Fragment:
+        """A parameter that its optimizer holds as it is."""
+        state: dict[str, Any] = next((o.state[parameter] for o in self.optimizers if parameter in o.state), {})
+        moments = {kind: state[kind].reshape(-1) for kind in MOMENTS if kind in state}
+        return Fragment(name, 0, parameter.detach().reshape(-1), moments, float(state.get("step", 0)))
+
+    def _restore_whole(self, name: str, parameter: nn.Parameter, stored: StoredMoments) -> None:
+        if not (steps := stored.steps(name)):
+            return
+        optimizer = next(o for o in self.optimizers if any(parameter is p for p in o.param_groups[0]["params"]))
+        place = parameter.device if optimizer.defaults.get("fused") else "cpu"  # where AdamW counts its steps
+        moments = {kind: stored.moment(kind, name, 0, parameter.numel()) for kind in MOMENTS}
+        optimizer.state[parameter] = {
+            "step": torch.tensor(steps, dtype=torch.float32, device=place),
+            **{kind: moment.view_as(parameter).to(parameter.device) for kind, moment in moments.items()},
+        }
+
+    # The phases of a step. What may exceed the memory is done by `_together`, and exchanges happen between such phases.
+
+    def _gradients(self, batch: TrainingBatch) -> StepFigures:
+        self._zero_gradients()
         self.objective.before_step()
         ids, whole = self.items.distinct(self.objective.items(batch))
-        embedded = self.items.embed(ids)
+        shared = self.processes.count > 1 and self.model.item_table() is None  # rows of a table cost nothing to embed
+        own, rows = self._deal(ids) if shared else (ids, ids)
+        embedded = self._together("items", lambda: self.items.embed(own))
         # The graph is cut here: several parts of the batch add to the gradient, and the item model gets it once.
         wide = torch.promote_types(embedded.dtype, torch.float32)  # what adds up gradients is no bfloat16
-        items = StepItems(ids, embedded.detach().to(wide).requires_grad_(), whole)
+        vectors = embedded.detach().to(wide)
+        if shared:
+            vectors = self.processes.gather_rows(vectors)[rows]
+        items = StepItems(ids, vectors.requires_grad_(), whole)
+        sums = self._together("histories", lambda: self._losses(batch, items))
+        if (gradient := items.vectors.grad) is not None:
+            if shared:
+                everyones = gradient.new_zeros(len(own) * self.processes.count, gradient.shape[1])
+                gradient = self.processes.sum_own_rows(everyones.index_copy_(0, rows, gradient))
+            gradient = gradient.to(embedded.dtype)
+            self._together("items", lambda: self._item_gradients(embedded, gradient))
+        totals = torch.stack(list(sums.values()))
+        self.processes.sum_in_place([totals])
+        figures = dict(zip(sums, totals.unbind(), strict=True))
+        loss = figures.pop("loss")
+        return StepFigures(loss, figures | {"item_cosine": mean_cosine(items.vectors)}, len(ids))
+
+    def _deal(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """This process's share of the step's items, and where all of ids stand in the gathered rows.
+
+        Items are dealt by size, so that all have as much to do. The smallest is repeated until all have as many, so
+        that all run the model equally often, which weights that are spread over the processes need.
+        """
+        count, sizes = self.processes.count, self.model.item_sizes(ids)
+        share, turn = -(-len(ids) // count), torch.arange(len(ids), device=ids.device)
+        order = turn if sizes is None else sizes.to(ids.device).argsort(descending=True, stable=True)
+        dealt = torch.cat([order, order[-1:].expand(share * count - len(ids))])
+        rows = torch.empty_like(order).scatter_(0, order, turn % count * share + turn // count)
+        return ids[dealt[self.processes.rank :: count]], rows
+
+    def _losses(self, batch: TrainingBatch, items: StepItems) -> dict[str, Tensor]:
+        """Add the gradients of this process's windows to the parameters and items; returns the sums of its shares."""
         sums: dict[str, Tensor] = {}
-        for part in self._parts(batch):
+        for part, weight in self._parts(batch):
             output = self.objective.loss(self, part, items)
-            output.loss.backward()
+            (output.loss * (weight * self._loss_scale)).backward()
             for name, share in {"loss": output.loss, **output.figures}.items():
-                sums[name] = sums.get(name, 0) + share.detach()
-        if embedded.requires_grad and items.vectors.grad is not None:
-            embedded.backward(items.vectors.grad.to(embedded.dtype))
+                sums[name] = sums.get(name, 0) + share.detach() * weight
+        return sums
+
+    def _parts(self, batch: TrainingBatch) -> Iterator[tuple[TrainingBatch, float]]:
+        """This process's windows in chunks, each with weight 1. A process that has fewer runs the first window with
+        weight 0 instead, so that all run the model equally often."""
+        share = -(-len(batch) // self.processes.count)
+        chunk = min(self.history_chunk or share, share)
+        first, end = self.processes.rank * share, min((self.processes.rank + 1) * share, len(batch))
+        for start in range(first, first + share, chunk):
+            if start < end:
+                yield batch.part(start, min(start + chunk, end)), 1.0
+            else:
+                yield batch.part(0, 1), 0.0
+
+    def _item_gradients(self, embedded: Tensor, gradient: Tensor) -> None:
+        if embedded.requires_grad:
+            embedded.backward(gradient)
         self.items.backward()
-        self.optimizer.step()
-        loss = sums.pop("loss")
-        return StepFigures(loss, sums | {"item_cosine": mean_cosine(items.vectors)}, len(ids))
+
+    # What engines do differently.
+
+    _loss_scale = 1.0  # of the gradients until _update
+
+    def _zero_gradients(self) -> None:
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+
+    def _update(self) -> None:
+        sum_gradients(self.processes, list(self.learned().values()))
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+    def _together(self, what: Chunked, work: Callable[[], Result]) -> Result:
+        """Do what may exceed the memory. If it does in one process, none goes on to the next exchange."""
+        result: Result | None = None
+        try:
+            result = work()
+        except torch.OutOfMemoryError:
+            own = True
+        else:
+            own = False
+        if self.processes.any(own):
+            raise MemoryExceededError(what, own)
+        return result  # type: ignore[return-value]
+
+    def _halve(self, exceeded: MemoryExceededError, batch: TrainingBatch) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if not exceeded.own:
+            return
+        if exceeded.what == "items":
+            now = self.items.chunk or -(-self.objective.items(batch).unique().numel() // self.processes.count)
+        else:
+            share = -(-len(batch) // self.processes.count)
+            now = min(self.history_chunk or share, share)
+        if now == 1:
+            raise UserError(
+                f"one of a step's {exceeded.what} alone exceeds the memory; spread the model over more GPUs"
+            )
+        if exceeded.what == "items":
+            self.items.chunk = now // 2
+        else:
+            self.history_chunk = now // 2
+        log.warning("out of memory: %d %s at a time from now on, instead of %d", now // 2, exceeded.what, now)
+
+    # What the objective is given to run the model with.
 
     def embed_histories(self, sequences: PackedSequences, items: Tensor) -> Tensor:
         """The model's, in the run's precision."""
@@ -83,16 +306,7 @@ class Engine:
             return self.model.embed_histories(sequences, items)
 
     def comparable(self, embeddings: Tensor) -> Tensor:
-        return self.model.comparable(embeddings)
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        yield from self.model.parameters()
-        yield from self.objective.parameters()
-
-    def _parts(self, batch: TrainingBatch) -> Iterator[TrainingBatch]:
-        size = self.history_chunk or len(batch)
-        for first in range(0, len(batch), size):
-            yield batch.part(first, min(first + size, len(batch)))
+        return self._comparable(embeddings)
 
 
 @torch.no_grad()
@@ -101,3 +315,19 @@ def mean_cosine(vectors: Tensor) -> Tensor:
     count = len(vectors)
     total = F.normalize(vectors, dim=-1).sum(0).square().sum()
     return (total - count) / max(1, count * (count - 1))
+
+
+def sum_gradients(processes: Processes, parameters: list[nn.Parameter], scale: float = 1.0) -> None:
+    """Sum each parameter's gradient over the processes; one that no process has a gradient for keeps none."""
+    if processes.count == 1:
+        return
+    found = processes.most([int(p.grad is not None) for p in parameters])
+    used = [p for p, some in zip(parameters, found, strict=True) if some]
+    for parameter in used:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    processes.sum_in_place([p.grad for p in used if p.grad is not None])
+    if scale != 1:
+        for parameter in used:
+            assert parameter.grad is not None
+            parameter.grad *= scale

@@ -99,6 +99,7 @@ class Trainer:
             bf16=run.execution.precision == "bf16",
             item_chunk=run.execution.item_chunk,
             history_chunk=run.execution.history_chunk,
+            compiled=run.execution.compiles(device.type),
         )
         self.batches = TrainingBatches(
             dataset,

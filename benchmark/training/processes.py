@@ -1,0 +1,141 @@
+"""The processes of a job, as torchrun starts them, and what they tell each other."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from benchmark.errors import UserError
+
+_TIMEOUT = timedelta(minutes=30)  # of one exchange: the longest is the wait for rank 0 to write the whole weights
+_BUCKET = 1 << 26  # elements of gradients that are summed at once
+_LOST = re.compile(
+    r"Connection (closed|reset|refused)|Broken pipe|NCCL|Gloo|ProcessGroup|Socket Timeout|Timed out waiting", re.I
+)
+
+# Newer releases of torch have renamed them.
+_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those of its job. With one process every method returns what it was given.
+
+    All of them must be called by all processes, in the same order.
+    """
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that talks and writes what is not written by all."""
+        return self.rank == 0
+
+    def gather_rows(self, rows: Tensor) -> Tensor:
+        """(n, d), as many rows in each process -> (count n, d), those of process 0 first."""
+        if self.count == 1:
+            return rows
+        every = rows.new_empty(self.count * len(rows), *rows.shape[1:])
+        _gather(every, rows.contiguous())
+        return every
+
+    def sum_own_rows(self, rows: Tensor) -> Tensor:
+        """(count n, d) -> (n, d): this process's rows of the sum over all processes; the gradient of gather_rows."""
+        if self.count == 1:
+            return rows
+        own = rows.new_empty(len(rows) // self.count, *rows.shape[1:])
+        _scatter(own, rows.contiguous())
+        return own
+
+    def sum_in_place(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by its sum over all processes, many small ones in one exchange."""
+        if self.count == 1:
+            return
+        for bucket in _buckets(tensors):
+            if len(bucket) == 1 and bucket[0].is_contiguous():
+                dist.all_reduce(bucket[0])
+                continue
+            flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
+            dist.all_reduce(flat)
+            for tensor, part in zip(bucket, flat.split([tensor.numel() for tensor in bucket]), strict=True):
+                tensor.copy_(part.view_as(tensor))
+
+    def send_from_first(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by that of process 0."""
+        if self.count > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
+
+    def most(self, numbers: Sequence[int]) -> list[int]:
+        """For each number the largest of the processes' own. Between hosts, without waiting for their GPUs."""
+        if self.count == 1:
+            return list(numbers)
+        largest = torch.tensor(numbers)
+        dist.all_reduce(largest, dist.ReduceOp.MAX)
+        found: list[int] = largest.tolist()
+        return found
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is so in any process; also a point that none leaves before all have come to it."""
+        return bool(self.most([int(flag)])[0])
+
+
+@contextmanager
+def joined(group: bool = False) -> Iterator[Processes]:
+    """This process as torchrun's environment tells (RANK, WORLD_SIZE, LOCAL_RANK), joined with the others.
+
+    Without that environment it is alone. group: set up a process group even for one, as DeepSpeed wants it. When
+    another process is lost, the exchange that fails for it is told in one sentence.
+    """
+    rank, count = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if count == 1 and not group:
+        yield Processes()
+        return
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    if "MASTER_ADDR" in os.environ:
+        dist.init_process_group(backend, timeout=_TIMEOUT)
+    else:
+        alone = dist.HashStore()  # type: ignore[attr-defined]
+        dist.init_process_group(backend, store=alone, rank=rank, world_size=count)
+    try:
+        yield Processes(rank, count)
+    except RuntimeError as error:
+        if count > 1 and _LOST.search(str(error)):
+            raise LostProcessError(
+                f"process {rank} of {count} lost another one ({' '.join(str(error).split())[:200]}); "
+                "what that one said comes before or after this; the same command continues from the last saved state"
+            ) from error
+        raise
+    finally:
+        dist.destroy_process_group()
+
+
+class LostProcessError(UserError):
+    """Another process of the job has ended or cannot be reached."""
+
+
+def local_rank() -> int:
+    """Which GPU of its host is this process's."""
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+
+def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """In order, tensors of one type and _BUCKET elements at most together; a larger one by itself."""
+    bucket: list[Tensor] = []
+    for tensor in tensors:
+        if bucket and (tensor.dtype != bucket[0].dtype or sum(t.numel() for t in bucket) + tensor.numel() > _BUCKET):
+            yield bucket
+            bucket = []
+        bucket.append(tensor)
+    if bucket:
+        yield bucket
