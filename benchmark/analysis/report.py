@@ -24,7 +24,7 @@ from benchmark.analysis import figures, report_charts, report_cost, report_group
 from benchmark.analysis.report_charts import Chart
 from benchmark.analysis.report_inputs import ReportTable, read_table, saved_tables
 from benchmark.analysis.tables import BlockResult
-from benchmark.analysis.views import LEVEL, View, signed
+from benchmark.analysis.views import View, signed
 from benchmark.errors import UserError
 from benchmark.files import write_text
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from benchmark.experiments import Configuration
 
 HERE = Path(__file__).parent
-LINKED = ("leaderboard.html", "leaderboard.csv", "compare.html", "claims.html")  # pages beside the report
+LINKED = ("leaderboard.html", "leaderboard.csv", "claims.html")  # pages beside the report
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,6 @@ def render(
         ),
         links=[name for name in LINKED if (folder / name).is_file() and beside == folder],
         version=metadata.version("hllm-bench"),
-        level=LEVEL,
     )
 
 
