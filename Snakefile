@@ -8,6 +8,8 @@
 #   snakemake report                             one page of all tables: results/<preset>/report.html
 #   snakemake --report provenance.html           Snakemake's own report: tables, steps, settings and times
 #   snakemake --dry-run table7                   lists the runs
+#   snakemake compare --config results=A against=B   whether the numbers of A reproduce those of B (files or run folders)
+#   snakemake leaderboard                        the methods of all finished runs
 #
 # Presets, tables, methods and data sets are files under config/.
 from pathlib import Path
@@ -19,8 +21,9 @@ include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/compare.smk"
 
-localrules: all, resolve  # seconds of work, not worth a place in a cluster's queue
+localrules: all, resolve, compare, leaderboard  # seconds of work, not worth a place in a cluster's queue
 
 
 rule all:

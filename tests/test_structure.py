@@ -14,6 +14,7 @@ LAYERS = {  # what a part of benchmark may import of benchmark
     "data": {"data", "recommender", "errors", "files", "settings"},
     "training": {"training", "evaluation", "data", "recommender", "attention", "errors", "files", "experiments"},
     "evaluation": {"evaluation", "data", "recommender", "errors", "files"},
+    "doctor": {"doctor", "data", "errors", "experiments", "gpus", "provenance"},
     "analysis": {"analysis", "evaluation", "data", "errors", "files", "settings", "experiments", "provenance"},
 }
 

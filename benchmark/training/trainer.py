@@ -27,6 +27,7 @@ from benchmark.experiments import Run, TrainingSettings
 from benchmark.files import write_atomically
 from benchmark.recommender import SelfTrainedRecommender, SequentialRecommender
 from benchmark.training.checkpoint import load_state, load_weights, save_state, save_weights
+from benchmark.training.click import click_validation_metrics, clicks_of
 from benchmark.training.engine import Engine
 from benchmark.training.objectives import objective_for
 from benchmark.training.stopping import StopRequest
@@ -78,9 +79,11 @@ class Trainer:
         device: torch.device,
         stop: StopRequest | None = None,
     ) -> None:
-        self.run, self.dataset, self.folder, self.device = run, dataset, folder, device
         self.stop = stop or StopRequest()
         settings = run.training
+        self.clicks = clicks_of(run, dataset)
+        dataset = self.clicks.dataset if self.clicks else dataset
+        self.run, self.dataset, self.folder, self.device = run, dataset, folder, device
         self.model = model.to(device)
         self.objective = objective_for(settings).to(device)
         parameters = [p for p in (*model.parameters(), *self.objective.parameters()) if p.requires_grad]
@@ -110,6 +113,7 @@ class Trainer:
             seed=run.seed,
             user_share=settings.user_share,
             order=settings.order,
+            click_cases=settings.click.cases_per_window if settings.click else 0,
         )
         if not len(self.batches.starts):
             raise UserError(f"data set {run.dataset} has no user with two training events, so nothing can be trained")
@@ -209,7 +213,10 @@ class Trainer:
         progress.epoch_sums = {}
         if self.run.training.selection == "best":
             began = time.perf_counter()
-            scores = validation_metrics(self.run, self.dataset, self.model, self.device)
+            if self.clicks:
+                scores = click_validation_metrics(self.run, self.clicks, self.model, self.device)
+            else:
+                scores = validation_metrics(self.run, self.dataset, self.model, self.device)
             row |= scores
             progress.seconds += time.perf_counter() - began
             score = scores[self.run.training.selection_metric]

@@ -9,7 +9,7 @@ from benchmark.errors import UserError
 from benchmark.experiments import Configuration
 
 BENCHMARK = f"{shlex.quote(sys.executable)} -m benchmark"  # the environment that snakemake itself runs in
-KNOWN_OPTIONS = {"preset", "tables", "seeds", "overrides"}
+KNOWN_OPTIONS = {"preset", "tables", "seeds", "overrides", "results", "against", "reference"}
 
 
 def whole_numbers(text):
@@ -84,6 +84,12 @@ def cached_files(run):
     if run.starts_from is None or not run.starts_from.cached_items:
         return []
     return [f"{RESULTS}/runs/{run.starts_from.run}/item_embeddings.npy"]
+
+
+def result_files(run):
+    """What a table reads of a run: its ranks, or its predicted clicks."""
+    names = ["ranks.parquet", "metrics.csv"] if run.training.click is None else ["clicks.parquet", "serving.csv"]
+    return [f"{RESULTS}/runs/{run.id}/{name}" for name in [*names, "provenance.json"]]
 
 
 # How a run is spread over hosts and GPUs, as its execution settings say; benchmark/launch.py starts it so. `gpus` is a

@@ -1,9 +1,7 @@
 rule table:
     "Computes a table with intervals and tests from the ranks of its runs, and prints it."
     input:
-        ranks=lambda wildcards: [f"{RESULTS}/runs/{run.id}/ranks.parquet" for run in PLANS[wildcards.table].runs()],
-        metrics=lambda wildcards: [f"{RESULTS}/runs/{run.id}/metrics.csv" for run in PLANS[wildcards.table].runs()],
-        provenance=lambda wildcards: [f"{RESULTS}/runs/{run.id}/provenance.json" for run in PLANS[wildcards.table].runs()],
+        results=lambda wildcards: [path for run in PLANS[wildcards.table].runs() for path in result_files(run)],
     output:
         RESULTS + "/{table}.csv",
         RESULTS + "/{table}.md",
