@@ -79,6 +79,16 @@ def test_some_tables_alone_with_a_file_of_the_users_own(checkout, tmp_path):
     assert "table7" not in done.stdout
 
 
+def test_the_report_is_of_all_tables_of_the_preset(checkout):
+    done = snakemake(checkout, "--dry-run", "report")
+    assert done.returncode == 0, done.stderr
+    assert "output: results/laptop/report.html" in done.stdout
+    for name in Configuration(ROOT / "config").tables("laptop"):
+        assert f"results/laptop/{name}.csv" in done.stdout
+    for caption in ("workflow", "table", "report"):
+        assert (checkout / "workflow" / "report" / f"{caption}.rst").is_file()
+
+
 def test_other_seeds_are_other_runs(checkout):
     done = snakemake(checkout, "--dry-run", "table7", "--config", "seeds=7,8")
     assert done.returncode == 0, done.stderr

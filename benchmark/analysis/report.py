@@ -24,7 +24,7 @@ from benchmark.analysis import figures, report_charts, report_cost, report_group
 from benchmark.analysis.report_charts import Chart
 from benchmark.analysis.report_inputs import ReportTable, read_table, saved_click_tables, saved_tables
 from benchmark.analysis.tables import BlockResult
-from benchmark.analysis.views import LEVEL, View, signed
+from benchmark.analysis.views import View, signed
 from benchmark.errors import UserError
 from benchmark.files import write_text
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from benchmark.experiments import Configuration
 
 HERE = Path(__file__).parent
-LINKED = ("leaderboard.html", "leaderboard.csv", "compare.html", "claims.html")  # pages beside the report
+LINKED = ("leaderboard.html", "leaderboard.csv", "claims.html")  # pages beside the report
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,6 @@ def render(
         ),
         links=[name for name in LINKED if (folder / name).is_file() and beside == folder],
         version=metadata.version("hllm-bench"),
-        level=LEVEL,
     )
 
 
@@ -128,7 +127,7 @@ def sort_key(text: str) -> str:
         return "0"
     if text == "single seed":
         return "1"
-    found = re.match(rf"<?([+{views.MINUS}-]?)([\d,]+(?:\.\d+)?)([KMB]?)(?![\w-])", text)
+    found = re.match(rf"<?([+{views.MINUS}-]?)([\d,]+(?:\.\d+)?)([KMB]?)(?![\w.-])", text)
     if not found:
         return ""
     size = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9}[found[3]]
@@ -166,7 +165,7 @@ def _block_page(table: ReportTable, block: BlockResult, name: str) -> BlockPage:
     return BlockPage(
         name=name,
         title=block.block.title,
-        summary=_summary(block, len(table.result.spec.metrics)),
+        summary=summary(block, len(table.result.spec.metrics)),
         published=report_cost.against_published(table, block, name),
         charts=_columns([effects, ranks, *report_charts.training(table, block, name)]),
         users=_columns([*report_groups.winners(table, block, f"{name}-winners"), *groups]),
@@ -187,7 +186,7 @@ def _columns(charts: Sequence[Chart | None]) -> tuple[list[Chart], list[Chart]]:
     return columns
 
 
-def _summary(block: BlockResult, metrics: int) -> str:
+def summary(block: BlockResult, metrics: int) -> str:
     """A sentence on what the block found, and how sure it is."""
     compared = [(row, row.comparison) for row in block.rows if row.comparison is not None]
     users = f"{block.first_run.users:,} users"
