@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmark.analysis.click_tables import is_click_table
 from benchmark.analysis.published import PublishedRow, find_published
 from benchmark.analysis.report_runs import RunDetails, read_details
 from benchmark.analysis.result_csv import PAIR_COLUMNS, RESULT_COLUMNS
@@ -25,7 +24,7 @@ from benchmark.analysis.runs import check_comparable, load_run
 from benchmark.analysis.significance import Comparison
 from benchmark.analysis.tables import BlockResult, RowResult, RunResult, TableBlock, TableResult, TableRow, TableSpec
 from benchmark.errors import UserError
-from benchmark.evaluation.metrics import Float64, metric_mean
+from benchmark.evaluation.metrics import Float64, Metric, metric_mean
 
 if TYPE_CHECKING:
     from benchmark.experiments import Block, Configuration
@@ -56,25 +55,15 @@ class _Pair:
 
 
 def saved_tables(folder: Path) -> list[str]:
-    """Names of the tables of ranks whose CSV files lie in folder: table7 before table10."""
-    return [name for name, metric in _saved(folder) if not is_click_table([metric])]
-
-
-def saved_click_tables(folder: Path) -> list[str]:
-    """Names of the tables of predicted clicks whose CSV and Markdown files lie in folder."""
-    return [name for name, metric in _saved(folder) if is_click_table([metric]) and (folder / f"{name}.md").is_file()]
-
-
-def _saved(folder: Path) -> list[tuple[str, str]]:
-    """Names of the tables in folder, and the first metric of each."""
-    found = []
+    """Names of the tables whose CSV files lie in folder: table7 before table10."""
+    names = []
     for path in folder.glob("*.csv"):
         with path.open(encoding="utf-8", errors="replace", newline="") as file:
             reader = csv.DictReader(file)
             first = next(reader, None)
         if first and set(RESULT_COLUMNS) <= set(first) and first["table"] == path.stem:
-            found.append((path.stem, first["metric"]))
-    return sorted(found, key=lambda one: [(len(part), part) for part in _parts(one[0])])
+            names.append(path.stem)
+    return sorted(names, key=lambda name: [(len(part), part) for part in _parts(name)])
 
 
 def read_table(folder: Path, name: str, configuration: Configuration, preset: str) -> ReportTable:
@@ -99,6 +88,15 @@ def read_table(folder: Path, name: str, configuration: Configuration, preset: st
         check_comparable([run.run for row in block for run in row.runs])
     ids = [run.run.run_id for block in blocks for row in block for run in row.runs]
     return ReportTable(result, {run_id: read_details(folder / "runs" / run_id) for run_id in ids})
+
+
+def is_of_ranks(folder: Path, name: str) -> bool:
+    """Whether a table's metrics are computed from ranks; tables of predicted clicks are not."""
+    try:
+        Metric.parse(_read(folder / f"{name}.csv", RESULT_COLUMNS)[0]["metric"])
+    except UserError:
+        return False
+    return True
 
 
 def _parts(name: str) -> list[str]:

@@ -46,7 +46,10 @@ def test_metrics_are_recognised_as_people_write_them(text, name):
     assert metric_name(text) == name
 
 
-@pytest.mark.parametrize("path", sorted(PUBLISHED.glob("*.csv")), ids=lambda path: path.stem)
+TABLES = sorted(path for path in PUBLISHED.glob("*.csv") if path.stem != "training_cost")  # it has no metrics
+
+
+@pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
 def test_every_published_number_is_read_as_pandas_reads_it(path):
     frame = pd.read_csv(path)
     counts = ["users", "items", "interactions"] if "datasets" in path.stem else []

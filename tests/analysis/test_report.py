@@ -75,6 +75,10 @@ def folder(tmp_path_factory):
     (folder / "deviations.md").write_text(
         "# Deviations\n\n| a | b |\n|---|---|\n| 1 | <img src=x onerror=alert(1)> |\n"
     )
+    header = (folder / "mine.csv").read_text().partition("\n")[0]
+    cells = ["clicks", *("" for _ in header.split(",")[1:5]), "auc", *("" for _ in header.split(",")[6:])]
+    (folder / "clicks.csv").write_text(f"{header}\n{','.join(cells)}\n")
+    (folder / "clicks.md").write_text("## Predicted clicks\n\n| Method | AUC |\n| :-- | --: |\n| Late | 0.7312 |\n")
     drawing = figures.draw("figure3", "Scale & size", "It grows.", lambda axes: axes[0].plot([1, 2], [1, 2]))
     figures.write_figure(drawing, folder)
     return folder
@@ -117,14 +121,21 @@ def test_a_screen_reader_finds_its_way(page):
             assert attributes.get(key, ids[0]) in ids
         if attributes.get("href", "").startswith("#"):
             assert attributes["href"][1:] in ids
-    assert len(page.all("caption")) == len(page.all("table")) - 1  # deviations.md has a table of its own
-    assert all("scope" in attributes for attributes, text in page.all("th") if text not in ("a", "b"))
+    assert (
+        len(page.all("caption")) == len(page.all("table")) - 2
+    )  # deviations.md and clicks.md have tables of their own
+    assert all("scope" in attributes for attributes, _ in page.all("th"))
     pictures = page.all("svg")
     assert len(pictures) >= 8
     assert all(attributes["role"] == "img" for attributes, _ in pictures)
     assert all(text.endswith(".") for _, text in page.all("desc"))
     assert len(page.all("figure")) == len(page.all("figcaption"))
     assert [a["alt"] for a, _ in page.all("img")] == ["It grows."]
+
+
+def test_a_table_that_is_not_of_ranks_is_shown_as_it_stands(page):
+    assert "Predicted clicks" in {text for _, text in page.all("h2")}
+    assert {"0.7312"} < {text for _, text in page.all("td")}
 
 
 def test_names_and_files_cannot_bring_code_into_the_page(page):
