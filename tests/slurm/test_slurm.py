@@ -52,6 +52,7 @@ def checkout(folder, *, epochs):
     small = {"sasrec": {"model": {"layers": 1, "heads": 1, "width": 8}}}
     rows = [{"method": "sasrec"}]
     files = {
+        "data.yaml": {"laptop": {"datasets": {"small": ["hllm"]}}},
         "datasets.yaml": {"small": {"reader": "csv", "folder": "raw", "licence": "generated"}},
         "presets/laptop.yaml": {"description": "tests", "seeds": [1], "training": training, "methods": small,
                                 "execution": {"device": "cpu"}},
