@@ -179,14 +179,3 @@ def test_a_job_over_its_time_limit_saves_and_continues_as_the_same_job(slurm, tm
     restarts = int(job(log.stem)["Restarts"])
     assert restarts >= 1
     assert log.read_text().count("stopped by SIGUSR1") == log.read_text().count("continues after step") == restarts
-
-
-@pytest.mark.slurm
-def test_the_workflow_runs_arrays(slurm, tmp_path):
-    folder, before = checkout(tmp_path, epochs=2), set(training_jobs())
-    snakemake = workflow(folder, "tiny", "--config", "seeds=1,2", "--slurm-array-jobs", "train,rank",
-                         "--slurm-disable-memory-fudge")  # fmt: skip
-    told, _ = snakemake.communicate(timeout=900)
-    assert snakemake.returncode == 0, told
-    assert len([number for number in set(training_jobs()) - before if "_" in number]) == 2, told
-    assert len((folder / "results/laptop/tiny.csv").read_text().splitlines()) > 2
