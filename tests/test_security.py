@@ -58,7 +58,7 @@ def test_no_code_runs_what_it_reads(path):
 
 
 def test_every_value_in_a_rules_command_is_quoted_or_cannot_need_it():
-    quoted_where_made = {"BENCHMARK", "COMPARE", "GAINS", "params.options", "params.preset"}
+    quoted_where_made = {"BENCHMARK", "COMPARE", "GAINS", "RESULTS", "PRESET", "params.options", "params.preset"}
     harmless = quoted_where_made | {"resources.nodes", "params.processes"}
     constrained = re.compile(r"wildcards\.(run|dataset|protocol|table|tokens)|params\.table")
     commands = [line for path in RULES for line in path.read_text().splitlines() if "{BENCHMARK}" in line]
@@ -126,6 +126,7 @@ def checkout(tmp_path_factory):
     training = {"sequence_length": 5, "global_batch": 8, "negatives": {"count": 4}, "epochs": 1, "patience": 1,
                 "optimizer": {"learning_rate": 0.001, "weight_decay": 0}}  # fmt: skip
     files = {
+        "data.yaml": {"tests": {"datasets": {"small": ["hllm"]}}},
         "datasets.yaml": {"small": {"reader": "csv", "folder": "raw; touch executed", "licence": "$(touch executed)"}},
         "presets/tests.yaml": {"description": "'; touch executed #", "seeds": [1], "training": training,
                                "execution": {"device": "cpu"}},
