@@ -83,15 +83,25 @@ class EvaluationSettings(Settings):
     scores: Literal["fp32", "bf16"] = "fp32"
 
 
+EngineName = Literal["auto", "single", "ddp", "zero1", "zero2", "zero3"]
+
+
 class ExecutionSettings(Settings):
     """How a run is executed; its result does not depend on it (up to rounding).
 
-    item_chunk: most items embedded at once. history_chunk: most sequences that the model reads at once.
+    engine: how the processes of a job share the work: "ddp" keeps the model whole in each; "zero1" spreads the
+    optimizer's state over them, "zero2" the gradients as well, "zero3" the weights too (DeepSpeed); "single" is for one
+    process; "auto" takes the first that fits the memory. offload: what zero engines keep in the host's memory.
+    item_chunk: most items embedded at once. history_chunk: most sequences that the model reads at once; None is as
+    many as there are. checkpoint_minutes: between two states that a stopped training continues from; each epoch ends
+    with one as well.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"
     threads: int = Field(1, gt=0)
+    engine: EngineName = "auto"
+    offload: Literal["none", "optimizer", "all"] = "none"
     item_chunk: int | None = Field(None, gt=0)
     history_chunk: int | None = Field(None, gt=0)
     checkpoint_minutes: float = Field(10.0, gt=0)

@@ -11,8 +11,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 from benchmark.data.batches import TrainingBatch
 from benchmark.errors import UserError
+from benchmark.processes import Processes
 from benchmark.recommender import PackedSequences, SequentialRecommender
 from benchmark.training.item_embedding import ItemEmbedder
 from benchmark.training.objectives import Objective, StepItems
-from benchmark.training.processes import Processes
+from benchmark.training.state import MOMENTS, Fragment, StoredState, learned_parameters
 
 log = logging.getLogger(__name__)
 
@@ -44,34 +45,8 @@ class StepFigures:
     distinct_items: int
 
 
-@dataclass(frozen=True)
-class Fragment:
-    """A stretch of a learned parameter, flat, that this process answers for: elements start, start + 1, ...
-
-    weight: (n,) float32. moments: AdamW's, by name, (n,) each; empty before its first step. steps: that it has taken.
-    """
-
-    name: str
-    start: int
-    weight: Tensor
-    moments: dict[str, Tensor] = field(default_factory=dict)
-    steps: float = 0.0
-
-
-class StoredMoments(Protocol):
-    """AdamW's state of a stopped run, whatever engine and number of processes left it."""
-
-    def steps(self, name: str) -> float:
-        """That AdamW has taken of a parameter; 0 for one that has not been updated."""
-
-    def moment(self, kind: str, name: str, start: int, length: int) -> Tensor:
-        """(length,) elements of one of its MOMENTS, on the CPU."""
-
-
 _LEAST_CAUTION = 1 / 16  # of the share of memory for items' graphs; after that, every item is embedded twice
 _MOST_ITEMS = 256  # tried first when the memory has not sufficed for a step's items at any share
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class MemoryExceededError(Exception):
@@ -120,10 +95,7 @@ class Engine:
         yield from self.objective.parameters()
 
     def learned(self) -> dict[str, nn.Parameter]:
-        """The parameters that training changes, by a name that is theirs in every engine."""
-        named = {f"model.{name}": p for name, p in self.model.named_parameters()}
-        named |= {f"objective.{name}": p for name, p in self.objective.named_parameters()}
-        return {name: p for name, p in named.items() if p.requires_grad}
+        return learned_parameters(self.model, self.objective)
 
     def set_learning_rate(self, rate: float) -> None:
         for optimizer in self.optimizers:
@@ -155,7 +127,7 @@ class Engine:
         for name, parameter in self.learned().items():
             yield self._whole(name, parameter)
 
-    def restore(self, stored: StoredMoments) -> None:
+    def restore(self, stored: StoredState) -> None:
         """Take over AdamW's state; the weights are those that the engine was made with."""
         for name, parameter in self.learned().items():
             self._restore_whole(name, parameter, stored)
@@ -170,7 +142,7 @@ class Engine:
         moments = {kind: state[kind].reshape(-1) for kind in MOMENTS if kind in state}
         return Fragment(name, 0, parameter.detach().reshape(-1), moments, float(state.get("step", 0)))
 
-    def _restore_whole(self, name: str, parameter: nn.Parameter, stored: StoredMoments) -> None:
+    def _restore_whole(self, name: str, parameter: nn.Parameter, stored: StoredState) -> None:
         if not (steps := stored.steps(name)):
             return
         optimizer = next(o for o in self.optimizers if any(parameter is p for p in o.param_groups[0]["params"]))
@@ -189,6 +161,7 @@ class Engine:
         ids, whole = self.items.distinct(self.objective.items(batch))
         shared = self.processes.count > 1 and self.model.item_table() is None  # rows of a table cost nothing to embed
         own, rows = self._deal(ids) if shared else (ids, ids)
+        self._own_items = len(own)
         embedded = self._together("items", lambda: self.items.embed(own))
         # The graph is cut here: several parts of the batch add to the gradient, and the item model gets it once.
         wide = torch.promote_types(embedded.dtype, torch.float32)  # what adds up gradients is no bfloat16
@@ -252,6 +225,7 @@ class Engine:
     # What engines do differently.
 
     _loss_scale = 1.0  # of the gradients until _update
+    _own_items = 0  # that this process has been dealt in the step
 
     def _zero_gradients(self) -> None:
         for optimizer in self.optimizers:

@@ -13,21 +13,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from benchmark.errors import UserError
+from benchmark.errors import OneProcessError, UserError
+from benchmark.processes import Processes, join_alone
 from benchmark.recommender import SequentialRecommender
-from benchmark.training.engine import (
-    MOMENTS,
-    Chunked,
-    Engine,
-    Fragment,
-    Result,
-    StoredMoments,
-    sum_gradients,
-)
+from benchmark.training.engine import Chunked, Engine, Result, sum_gradients
 from benchmark.training.objectives import Objective
-from benchmark.training.processes import Processes
+from benchmark.training.state import MOMENTS, Fragment, StoredState
 
-Stage = Literal[1, 2, 3]
 Offload = Literal["none", "optimizer", "all"]
 _ITEM_CHUNK = 64  # where none is set: the processes must run the model equally often, whatever memory each has
 _BUCKET = 1 << 28  # elements of gradients that DeepSpeed reduces at once
@@ -50,7 +42,7 @@ class ZeroEngine(Engine):
         objective: Objective,
         make_optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
         *,
-        stage: Stage,
+        stage: int,
         offload: Offload = "none",
         device: torch.device,
         bf16: bool,
@@ -69,6 +61,7 @@ class ZeroEngine(Engine):
         self._spread = {name: p for name, p in learned.items() if name.startswith("model.")}
         self._few = {name: p for name, p in learned.items() if name not in self._spread}
         settings = zero_settings(stage, offload, bf16, sum(p.numel() for p in weights))
+        join_alone()
         package = _deepspeed(device)
         self._zero = package.zero
         self._deepspeed = package.initialize(
@@ -97,7 +90,7 @@ class ZeroEngine(Engine):
         if self.processes.first:
             yield from (self._whole(name, parameter) for name, parameter in self._few.items())
 
-    def restore(self, stored: StoredMoments) -> None:
+    def restore(self, stored: StoredState) -> None:
         states = self._deepspeed.optimizer.optimizer.state
         for name, parameter in self._spread.items():
             if (found := self._place(parameter)) is None or not (steps := stored.steps(name)):
@@ -132,7 +125,7 @@ class ZeroEngine(Engine):
         try:
             return work()
         except torch.OutOfMemoryError as error:
-            raise UserError(
+            raise OneProcessError(
                 f"the GPU's memory does not suffice for a step's {what}; lower execution.item_chunk or "
                 "execution.history_chunk, and start again: it continues from the last saved state"
             ) from error
@@ -153,7 +146,7 @@ class ZeroEngine(Engine):
         return flat, ours.start, whole.start, ours.numel
 
 
-def zero_settings(stage: Stage, offload: Offload, bf16: bool, elements: int) -> dict[str, Any]:
+def zero_settings(stage: int, offload: Offload, bf16: bool, elements: int) -> dict[str, Any]:
     """DeepSpeed's configuration. elements: of all learned weights."""
     zero: dict[str, Any] = {"stage": stage, "reduce_bucket_size": min(_BUCKET, elements), "overlap_comm": False}
     if offload == "all" and stage < 3:

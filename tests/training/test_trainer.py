@@ -17,7 +17,8 @@ from benchmark.evaluation.ranking import rank_cases
 from benchmark.experiments import Run, dump_run
 from benchmark.recommender import SequentialRecommender
 from benchmark.training.checkpoint import load_weights
-from benchmark.training.trainer import Trainer, learning_rate_factor, ranking_settings, seeded, write_record
+from benchmark.training.progress import learning_rate_factor, write_record
+from benchmark.training.trainer import Trainer, ranking_settings, seeded
 from tests.training.interactions import prepared
 
 ROOT = Path(__file__).parent.parent.parent
@@ -59,7 +60,6 @@ def trained(run, dataset, folder, dropout=0.0, steps=None):
     model = seeded(lambda: Walker(dataset.item_count, dropout=dropout), run.seed)
     trainer = Trainer(run, dataset, model, folder, torch.device("cpu"))
     if steps is not None:  # stop as a crash would, some steps after the last saved state
-        trainer._resume()
         for _ in range(steps):
             trainer._train_step()
             if trainer.progress.step % trainer.batches.steps_per_epoch == 0:
@@ -113,8 +113,8 @@ def test_a_damaged_state_is_passed_over_for_the_one_before(dataset, tmp_path, ca
     run = a_run()
     whole = trained(run, dataset, tmp_path / "whole")
     trained(run, dataset, tmp_path / "cut", steps=2 * whole.batches.steps_per_epoch)
-    state = tmp_path / "cut" / "state.pt"
-    state.write_bytes(state.read_bytes()[: state.stat().st_size // 2])
+    newest = max((tmp_path / "cut" / "state").glob("step-*")) / "part-0000.safetensors"
+    newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
     trained(run, dataset, tmp_path / "cut")
     assert "is damaged" in caplog.text
     for name, tensor in load_weights(tmp_path / "whole" / "model.safetensors").items():

@@ -23,6 +23,7 @@ rule train:
     log:
         RESULTS + "/runs/{run}/train.log",
     threads: lambda wildcards: RUNS[wildcards.run].execution.threads
+    retries: 2  # a process that was killed or lost; training continues from its state
     priority: lambda wildcards: 10 if RUNS[wildcards.run].text else 0  # the slow ones first
     resources:
         gpus=lambda wildcards: 0 if RUNS[wildcards.run].execution.device == "cpu" else 1,

@@ -1,0 +1,204 @@
+"""Two processes over gloo give what one gives: loss curve, weights and ranks, in every engine and across restarts."""
+
+import json
+import multiprocessing
+import os
+import signal
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from benchmark.data.batches import Negatives, TrainingBatches
+from benchmark.data.dataset import load_dataset
+from benchmark.errors import OneProcessError, StoppedError, UserError
+from benchmark.evaluation.ranking import rank_cases
+from benchmark.experiments import ExecutionSettings
+from benchmark.processes import Processes, joined, leave_group
+from benchmark.recommender import SequentialRecommender
+from benchmark.training.checkpoint import load_weights
+from benchmark.training.engines import chosen_engine
+from benchmark.training.trainer import Trainer, ranking_settings, seeded
+from tests.training.interactions import prepared
+from tests.training.test_trainer import a_run
+
+ENGINES = ("ddp", "zero1", "zero2", "zero3")
+STOPPED_AFTER = 9
+
+
+class Encoder(SequentialRecommender):
+    """Items of different sizes cost a layer each; one weight stands on the model itself, past the layers' hooks."""
+
+    def __init__(self, items, width=12):
+        super().__init__()
+        self.table, self.encode = nn.Embedding(items, width), nn.Linear(width, width)
+        self.shift = nn.Parameter(torch.randn(width) / 10)
+        self.step = nn.Sequential(nn.Linear(width, 24), nn.GELU(), nn.Linear(24, width))
+
+    def embed_items(self, items):
+        return self.encode(self.table(items)) + self.shift
+
+    def embed_histories(self, sequences, items):
+        return self.step(items + self.shift)
+
+    def item_sizes(self, items):
+        return items % 7 + 1
+
+
+class StopAfter:
+    """A request to stop that comes while a step runs."""
+
+    def __init__(self, step):
+        self.step, self.trainer = step, None
+
+    @property
+    def by(self):
+        return "SIGUSR1" if self.trainer and self.trainer.progress.step == self.step else None
+
+
+def run_of(dataset, engine, *, chunks=(None, None)):
+    """The last batch of an epoch holds one window: fewer than there are processes."""
+    run = a_run(sequence_length=5, epochs=3)
+    windows = len(
+        TrainingBatches(dataset, sequence_length=5, windows="all", global_batch=1, negatives=Negatives(1, "shared"),
+                        seed=0).starts
+    )  # fmt: skip
+    batch = next(size for size in range(9, windows) if windows % size == 1)
+    training = run.training.model_copy(update={"global_batch": batch})
+    execution = ExecutionSettings(device="cpu", engine=engine, item_chunk=chunks[0], history_chunk=chunks[1])
+    return run.model_copy(update={"training": training, "execution": execution})
+
+
+def train(run, dataset, folder, processes=None, stop_after=None):
+    """Ranks of the test users, or None for a training that was stopped."""
+    model = seeded(lambda: Encoder(dataset.item_count), run.seed)
+    stop = StopAfter(stop_after)
+    trainer = stop.trainer = Trainer(run, dataset, model, folder, torch.device("cpu"), stop, processes)
+    try:
+        trainer.train()
+    except StoppedError:
+        return None
+    (folder / "losses.json").write_text(json.dumps([row["loss"] for row in trainer.progress.record]))
+    return rank_cases(model, dataset, dataset.cases("test"), ranking_settings(run), processes=processes).rank
+
+
+def work(rank, port, data, folder):
+    """What each of the two processes does; the second one dies in the end."""
+    torch.set_num_threads(1)
+    os.environ |= {
+        "RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }  # fmt: skip
+    dataset = load_dataset(data)
+    try:
+        with joined() as processes:
+            for engine in ENGINES:
+                ranks = train(run_of(dataset, engine, chunks=(4, 2)), dataset, folder / engine, processes)
+                np.save(folder / engine / f"ranks{rank}.npy", ranks)
+            train(run_of(dataset, "zero2"), dataset, folder / "stopped by two", processes, STOPPED_AFTER)
+            train(run_of(dataset, "zero3"), dataset, folder / "stopped by one", processes)
+            run = run_of(dataset, "ddp")
+            trainer = Trainer(run, dataset, Encoder(dataset.item_count), folder / "lost", torch.device("cpu"),
+                              processes=processes)  # fmt: skip
+            trainer._train_step()
+            if rank == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            trainer.train()
+    except OneProcessError as error:
+        (folder / "said.txt").write_text(str(error))
+
+
+@pytest.fixture(scope="module")
+def jobs(tmp_path_factory):
+    """The folder in which one process, and two together, have trained the same run."""
+    folder = tmp_path_factory.mktemp("distributed")
+    data = prepared(folder / "data", users=30)
+    dataset = load_dataset(data)
+    np.save(folder / "one.npy", train(run_of(dataset, "single"), dataset, folder / "one"))
+    assert train(run_of(dataset, "single"), dataset, folder / "stopped by one", stop_after=STOPPED_AFTER) is None
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("spawn")
+    both = [context.Process(target=work, args=(rank, port, data, folder)) for rank in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(300)
+    assert [process.exitcode for process in both] == [0, -signal.SIGKILL]
+    train(run_of(dataset, "single"), dataset, folder / "stopped by two")
+    return folder
+
+
+def losses(folder):
+    return json.loads((folder / "losses.json").read_text())
+
+
+def assert_same_weights(folder, other):
+    one, two = load_weights(folder / "model.safetensors"), load_weights(other / "model.safetensors")
+    assert one.keys() == two.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_two_processes_give_the_losses_weights_and_ranks_of_one(jobs, engine):
+    assert losses(jobs / engine) == pytest.approx(losses(jobs / "one"), abs=1e-5)
+    assert_same_weights(jobs / "one", jobs / engine)
+    for process in range(2):
+        np.testing.assert_array_equal(np.load(jobs / engine / f"ranks{process}.npy"), np.load(jobs / "one.npy"))
+
+
+@pytest.mark.parametrize("name", ["stopped by one", "stopped by two"])
+def test_another_number_of_processes_and_another_engine_continue_to_the_same_result(jobs, name):
+    """One process stopped and two with ZeRO 3 went on; two with ZeRO 2 stopped and one went on."""
+    assert losses(jobs / name) == pytest.approx(losses(jobs / "one"), abs=1e-5)
+    assert_same_weights(jobs / "one", jobs / name)
+
+
+def test_engines_that_spread_write_a_part_each(jobs):
+    """The state of the training that was lost was written by the first process alone; ZeRO's by both."""
+    assert len(list((jobs / "zero2" / "state").glob("step-*/part-*"))) == 2 * 2  # two states are kept
+    assert len(list((jobs / "ddp" / "state").glob("step-*/part-*"))) == 2
+
+
+def test_a_lost_process_ends_the_job_with_the_reason(jobs):
+    said = (jobs / "said.txt").read_text()
+    assert said.startswith("process 0 of 2 lost another one (")
+    assert said.endswith("the same command continues from the last saved state")
+
+
+@pytest.mark.parametrize(("engine", "offload"), [("zero2", "optimizer"), ("zero3", "none")])
+def test_zero_with_one_process_gives_what_the_plain_engine_gives(jobs, tmp_path, engine, offload):
+    dataset = load_dataset(jobs / "data" / "hllm")
+    run = run_of(dataset, engine)
+    run = run.model_copy(update={"execution": run.execution.model_copy(update={"offload": offload})})
+    try:
+        ranks = train(run, dataset, tmp_path)
+    finally:
+        leave_group()
+    np.testing.assert_array_equal(ranks, np.load(jobs / "one.npy"))
+    assert losses(tmp_path) == pytest.approx(losses(jobs / "one"), abs=1e-5)
+
+
+def test_the_engine_is_the_first_that_fits():
+    gigabyte, llm = 10**9, 2_200_000_000  # two of 1.1B: 35 GB with gradients and moments
+    assert chosen_engine(llm, None, 1) == ("single", "none")
+    assert chosen_engine(llm, 80 * gigabyte, 1) == ("single", "none")
+    assert chosen_engine(llm, 80 * gigabyte, 2) == ("ddp", "none")
+    assert chosen_engine(llm, 40 * gigabyte, 8) == ("zero1", "none")
+    assert chosen_engine(llm, 24 * gigabyte, 8) == ("zero2", "none")
+    assert chosen_engine(llm, 16 * gigabyte, 8) == ("zero3", "none")
+    assert chosen_engine(llm, 40 * gigabyte, 1) == ("zero2", "optimizer")
+    assert chosen_engine(14_000_000_000, 80 * gigabyte, 8) == ("zero3", "none")
+    assert chosen_engine(14_000_000_000, 24 * gigabyte, 2) == ("zero3", "all")
+
+
+def test_the_single_engine_refuses_several_processes(jobs):
+    dataset = load_dataset(jobs / "data" / "hllm")
+    with pytest.raises(UserError, match=r"execution.engine is single and there are 2 processes"):
+        Trainer(run_of(dataset, "single"), dataset, Encoder(dataset.item_count), Path("absent"), torch.device("cpu"),
+                processes=Processes(0, 2))  # fmt: skip
