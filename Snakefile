@@ -16,6 +16,8 @@ include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
 
+localrules: all, resolve  # seconds of work, not worth a place in a cluster's queue
+
 
 rule all:
     default_target: True

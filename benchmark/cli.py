@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from benchmark.commands import data, evidence, results, runs
+from benchmark.commands import comparison, data, evidence, results, runs, speed
 from benchmark.commands.shared import log
 from benchmark.errors import STOPPED, OneProcessError, StoppedError, UserError
 
@@ -20,8 +20,12 @@ for verb in (
     runs.embed,
     runs.rank,
     results.table,
+    comparison.compare,
+    comparison.leaderboard,
+    comparison.submit,
     evidence.claims,
     evidence.reference,
+    speed.speed,
 ):
     app.command()(verb)
 

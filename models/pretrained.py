@@ -91,10 +91,10 @@ def load_backbone(settings: BackboneSettings, *, vocabulary_size: int | None) ->
 def run_packed(backbone: nn.Module, inputs: Tensor, positions: Tensor, offsets: Tensor, max_length: int) -> Tensor:
     """inputs: (t, width) input vectors of the segments offsets: (b + 1,), positions: (t,) within them -> (t, width)
     last hidden states, after the final norm. Under autocast the hidden states are in its type from the first layer."""
-    if torch.is_autocast_enabled(inputs.device.type):
-        inputs = inputs.to(torch.get_autocast_dtype(inputs.device.type))
+    kind = inputs.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else inputs.dtype
     out = backbone(
-        inputs_embeds=inputs.unsqueeze(0),
+        inputs_embeds=inputs.unsqueeze(0).to(dtype, copy=True),  # for a view, a compiled layer would be compiled anew
         position_ids=positions.unsqueeze(0) + _first_position(backbone),
         cu_seq_lens_q=offsets.int(),
         max_length_q=max_length,

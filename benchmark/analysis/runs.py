@@ -60,7 +60,7 @@ def load_run(folder: Path) -> LoadedRun:
     if missing:
         raise UserError(f"{folder} is no finished run: it lacks {', '.join(missing)}; train and rank the run")
     settings, where = read_yaml(folder / "run.yaml"), folder / "run.yaml"
-    record = _read_json(folder / "provenance.json")
+    record = read_json(folder / "provenance.json")
     table = read_ranks(folder / "ranks.parquet")
     _check_metrics(folder / "metrics.csv", table.rank)
     training = _optional(settings, "training", dict, where) or {}
@@ -131,7 +131,8 @@ def _cases_sha256(table: RankTable) -> str:
     return digest.hexdigest()
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file of a run that holds an object; anything else is a UserError that names the file."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

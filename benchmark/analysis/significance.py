@@ -21,6 +21,7 @@ resamples.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -234,6 +235,33 @@ def paired_t_test(differences: Float64, counts: Int64) -> tuple[Float64, Float64
     with np.errstate(divide="ignore", invalid="ignore"):
         t = mean / np.sqrt(variance / users)
     return mean, np.where((mean == 0) & (variance == 0), 1.0, 2 * stats.t.sf(np.abs(t), users - 1))
+
+
+def welch(first: Float64, second: Float64, confidence: float = CONFIDENCE) -> tuple[float, float, float]:
+    """Welch's t-test over seeds: bounds of the interval of mean(first) - mean(second), and the two-sided p-value.
+
+    first: (s,) and second: (r,), a value a seed, at least two each. Where no seed differs from another, the interval is
+    the difference itself and p is 0 or 1 (scipy has NaN there).
+    """
+    difference = float(first.mean() - second.mean())
+    parts = [one.var(ddof=1) / len(one) for one in (first, second)]
+    error = math.sqrt(sum(parts))
+    if error == 0:
+        return difference, difference, float(difference == 0)
+    freedom = sum(parts) ** 2 / sum(part**2 / (len(one) - 1) for part, one in zip(parts, (first, second), strict=True))
+    half = float(stats.t.isf((1 - confidence) / 2, freedom)) * error
+    return difference - half, difference + half, float(2 * stats.t.sf(abs(difference) / error, freedom))
+
+
+def single_run_interval(values: Float64, run: float, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Bounds of mean(values) - run, where values (s,) are of two seeds or more and run is a single one.
+
+    A prediction interval: if run is one more seed of the same method, 0 lies between the bounds with this confidence.
+    """
+    spread = float(values.std(ddof=1)) * math.sqrt(1 + 1 / len(values))
+    half = float(stats.t.isf((1 - confidence) / 2, len(values) - 1)) * spread
+    difference = float(values.mean()) - run
+    return difference - half, difference + half
 
 
 def holm(p_values: Float64) -> Float64:

@@ -138,7 +138,7 @@ def _method_lines(block: BlockResult, metrics: Sequence[str]) -> list[Line]:
         counts = (run.negatives, run.global_batch, run.sequence_length)
         cells.extend(Cell(NONE if count is None else f"{count:,}") for count in counts)
         seeds = len(row.runs)
-        cells += [Cell(_magnitude(run.parameters)), Cell("single seed" if seeds == 1 else str(seeds))]
+        cells += [Cell(magnitude(run.parameters)), Cell("single seed" if seeds == 1 else str(seeds))]
         lines.append(Line(tuple(cells)))
         if row.published:
             known = row.published
@@ -225,7 +225,7 @@ def _interval(low: float, high: float, decimals: int, unit: str = "") -> str:
     return f"{signed(low, decimals)} to {signed(high, decimals)}{unit}"
 
 
-def _magnitude(count: int | None) -> str:
+def magnitude(count: int | None) -> str:
     """1.10B, 134.5M, 231K or 0."""
     if count is None:
         return NONE

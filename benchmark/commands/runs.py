@@ -14,22 +14,27 @@ import typer
 
 from benchmark.commands.shared import (
     DataRoot,
+    Nodes,
     OpenedRun,
     OverridesFile,
     Preset,
+    Processes,
     RunFile,
     Seeds,
     configuration,
+    layout,
     log,
     log_to,
     opened,
     parse_seeds,
 )
 from benchmark.errors import UserError
+from benchmark.experiments import load_run_file
+from benchmark.launch import enter
 
 if TYPE_CHECKING:
     from benchmark.experiments import Run
-    from benchmark.processes import Processes
+    from benchmark.processes import Processes as Job
 
 
 def resolve(
@@ -50,30 +55,31 @@ def resolve(
     write_atomically(out, lambda temporary: temporary.write_text(dump_run(runs[run_id]), encoding="utf-8"))
 
 
-def train(run_file: RunFile, data: DataRoot = Path("data")) -> None:
+def train(run_file: RunFile, data: DataRoot = Path("data"), nodes: Nodes = None, processes: Processes = None) -> None:
     """Train a run, or continue it where it stopped."""
-    from benchmark.experiments import load_run_file
+    run, folder = load_run_file(run_file), run_file.parent
+    log_to(folder / "train.log", run.label)
+    enter(layout(run, nodes, processes), sys.argv[1:])
+
     from benchmark.processes import joined
     from benchmark.provenance import provenance, write_json
     from benchmark.training.checkpoint import run_lock
 
-    run, folder = load_run_file(run_file), run_file.parent
-    log_to(folder / "train.log", run.label)
     with ExitStack() as held:
         run_parts = opened(run, folder, data)
-        processes = held.enter_context(joined())
-        if processes.first:
+        job = held.enter_context(joined())
+        if job.first:
             held.enter_context(run_lock(folder))
         parameters = sum(p.numel() for p in run_parts.model.parameters())
         source = _start(run, folder, run_parts)
-        trained, clear = _trained(run, folder, run_parts, processes)
-        if processes.first:
+        trained, clear = _trained(run, folder, run_parts, job)
+        if job.first:
             record = provenance(
                 run_parts.device,
                 seed=run.seed,
                 parameters=parameters,
                 dataset_hash=run_parts.dataset.card.split_sha256,
-                **({"processes": processes.count} if processes.count > 1 else {}),
+                **({"processes": job.count} if job.count > 1 else {}),
                 **trained,
                 **source,
             )
@@ -98,9 +104,7 @@ def _start(run: Run, folder: Path, run_parts: OpenedRun) -> dict[str, Any]:
     return {"starts_from": origin}
 
 
-def _trained(
-    run: Run, folder: Path, run_parts: OpenedRun, processes: Processes
-) -> tuple[dict[str, Any], Callable[[], None]]:
+def _trained(run: Run, folder: Path, run_parts: OpenedRun, job: Job) -> tuple[dict[str, Any], Callable[[], None]]:
     """Train; returns the figures for the provenance, and what removes the state that a stopped training continues
     from, for when everything else is written."""
     from benchmark.recommender import SelfTrainedRecommender
@@ -113,7 +117,7 @@ def _trained(
     figures: dict[str, Any] = {"epochs": 0}
     if run.training.epochs and not isinstance(model, SelfTrainedRecommender):
         with stop_request() as stop:
-            trainer = Trainer(run, dataset, model, folder, run_parts.device, stop, processes)
+            trainer = Trainer(run, dataset, model, folder, run_parts.device, stop, job)
             progress = trainer.train()
         figures = {
             "epochs": progress.step // trainer.batches.steps_per_epoch,
@@ -124,9 +128,9 @@ def _trained(
         }
         return figures, trainer.clear
     if isinstance(model, SelfTrainedRecommender) and run.training.epochs:
-        if processes.first:
+        if job.first:
             figures["epochs"] = fit(run, dataset, model, folder).get("epochs", 0)
-    elif processes.first:
+    elif job.first:
         write_record(folder / "training.csv", [{"epoch": 0}])
         save_weights(folder / "model.safetensors", model.state_dict())
     return figures | {"hours": (time.perf_counter() - began) / 3600}, lambda: None
@@ -134,12 +138,13 @@ def _trained(
 
 def embed(run_file: RunFile, data: DataRoot = Path("data")) -> None:
     """Export the item embeddings of a trained run: item_embeddings.npy, a float32 row an item, and its card."""
-    from benchmark.experiments import load_run_file
+    run, folder = load_run_file(run_file), run_file.parent
+    log_to(folder / "embed.log", run.label)
+    enter(layout(run, 1, 1), sys.argv[1:])
+
     from benchmark.training.checkpoint import load_weights
     from benchmark.training.starting import export_items
 
-    run, folder = load_run_file(run_file), run_file.parent
-    log_to(folder / "embed.log", run.label)
     parts, began = opened(run, folder, data), time.perf_counter()
     parts.model.load_state_dict(load_weights(folder / "model.safetensors"))
     digest = export_items(
@@ -154,32 +159,33 @@ def embed(run_file: RunFile, data: DataRoot = Path("data")) -> None:
              digest[:12])  # fmt: skip
 
 
-def rank(run_file: RunFile, data: DataRoot = Path("data")) -> None:
+def rank(run_file: RunFile, data: DataRoot = Path("data"), nodes: Nodes = None, processes: Processes = None) -> None:
     """Rank every user's test item with a trained run, and write ranks.parquet and metrics.csv."""
+    run, folder = load_run_file(run_file), run_file.parent
+    log_to(folder / "rank.log", run.label)
+    enter(layout(run, nodes, processes), sys.argv[1:])
+
     from rich.progress import Progress
 
     from benchmark.evaluation.metrics import write_metrics
     from benchmark.evaluation.ranking import rank_cases, write_ranks
-    from benchmark.experiments import load_run_file
     from benchmark.processes import joined
     from benchmark.training.checkpoint import load_weights
     from benchmark.training.trainer import ranking_settings
 
-    run, folder = load_run_file(run_file), run_file.parent
-    log_to(folder / "rank.log", run.label)
     parts = opened(run, folder, data)
     device, dataset, model = parts.device, parts.dataset, parts.model
     _check_same_items(folder, parts.items_sha256)
     model.load_state_dict(load_weights(folder / "model.safetensors"))
     cases = dataset.cases("test")
     began = time.perf_counter()
-    with joined() as processes, Progress(transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("users ranked", total=len(cases.target), visible=processes.first)
+    with joined() as job, Progress(transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("users ranked", total=len(cases.target), visible=job.first)
         ranks = rank_cases(
             model.to(device), dataset, cases, ranking_settings(run), device,
-            lambda done: bar.advance(task, done), processes,
+            lambda done: bar.advance(task, done), job,
         )  # fmt: skip
-    if not processes.first:
+    if not job.first:
         return
     write_ranks(folder / "ranks.parquet", dataset, cases, ranks)
     write_metrics(folder / "metrics.csv", ranks.rank)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from benchmark.errors import UserError
+from benchmark.launch import Layout
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +26,8 @@ log = logging.getLogger("benchmark")
 RunFile = Annotated[Path, typer.Argument(help="run.yaml of the run", metavar="RUN.yaml")]
 Preset = Annotated[str, typer.Option(help="a file of config/presets")]
 Seeds = Annotated[str | None, typer.Option(help="instead of the preset's, such as 1,2,3")]
+Nodes = Annotated[int | None, typer.Option(min=1, help="hosts, instead of the run's own number (under Slurm)")]
+Processes = Annotated[int | None, typer.Option(min=1, help="processes a host, instead of the run's own number")]
 OverridesFile = Annotated[Path | None, typer.Option(help="your own YAML file of settings, which has the last word")]
 DataRoot = Annotated[Path, typer.Option(help="folder of the prepared data sets")]
 
@@ -59,6 +62,12 @@ def configuration(overrides: Path | None = None) -> Configuration:
 
 def data_folder(run: Run, data: Path) -> Path:
     return data / run.dataset / run.protocol
+
+
+def layout(run: Run, nodes: int | None, processes: int | None) -> Layout:
+    """Where a run's processes are to be: as the command line says, or as the run does."""
+    execution = run.execution
+    return Layout(nodes or execution.nodes, processes or execution.processes, execution.device)
 
 
 def device_of(run: Run) -> torch.device:

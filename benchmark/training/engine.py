@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -24,6 +23,7 @@ from benchmark.processes import Processes
 from benchmark.recommender import PackedSequences, SequentialRecommender
 from benchmark.training.item_embedding import ItemEmbedder
 from benchmark.training.objectives import Objective, StepItems
+from benchmark.training.precision import Precision, compile_layers
 from benchmark.training.state import MOMENTS, Fragment, StoredState, learned_parameters
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,8 @@ class Engine:
 
     optimizer: AdamW or another one over the parameters of both. processes: those of the job. item_chunk: most items
     embedded at once; see `ItemEmbedder`. history_chunk: most sequences through `embed_histories` at once. When the
-    GPU's memory does not suffice, they are halved and the step is repeated.
+    GPU's memory does not suffice, they are halved and the step is repeated. compiled: let torch.compile make the
+    kernels of the model's heavy layers and of the objective.
 
     torch's DistributedDataParallel is not used: a step has several backward passes (the histories' chunks, then the
     items'), of which not all reach every parameter, and it expects one forward and backward pass through its wrapper.
@@ -78,17 +79,19 @@ class Engine:
         item_chunk: int | None = None,
         history_chunk: int | None = None,
         processes: Processes | None = None,
+        compiled: bool = False,
     ) -> None:
         self.model, self.objective = model, objective
         self.optimizers = [] if optimizer is None else [optimizer]
-        self.device, self.bf16, self.history_chunk = device, bf16, history_chunk
+        self.device, self.history_chunk = device, history_chunk
         self.processes = processes or Processes()
-        self.items = ItemEmbedder(model, device, self.precision, item_chunk)
         self.processes.send_from_first([p.data for p in self.parameters()])
-
-    def precision(self) -> AbstractContextManager[object]:
-        """bf16 matrix products over float32 weights, or nothing; the objective is float32 either way."""
-        return torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext()
+        self.precision = Precision(model, device, bf16=bf16)
+        objective.compiled = compiled
+        self._comparable = torch.compile(model.comparable, dynamic=True) if compiled else model.comparable
+        if compiled:
+            compile_layers(model)
+        self.items = ItemEmbedder(model, device, self.precision, item_chunk)
 
     def parameters(self) -> Iterator[nn.Parameter]:
         yield from self.model.parameters()
@@ -277,7 +280,7 @@ class Engine:
             return self.model.embed_histories(sequences, items)
 
     def comparable(self, embeddings: Tensor) -> Tensor:
-        return self.model.comparable(embeddings)
+        return self._comparable(embeddings)
 
 
 @torch.no_grad()

@@ -56,6 +56,7 @@ def make_engine(
         item_chunk=execution.item_chunk,
         history_chunk=execution.history_chunk,
         processes=processes,
+        compiled=execution.compiles(device.type),
     )
 
 

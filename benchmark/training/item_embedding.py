@@ -192,7 +192,7 @@ class ItemEmbedder:
     def _has_gradient(self, items: Tensor) -> bool:
         state = RandomState(self.device)
         with self.precision():
-            learns = self.model.embed_items(items[:1]).requires_grad
+            learns = self.model.embed_items(items[:2]).requires_grad
         state.restore()
         return learns
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from benchmark.data.batches import TrainingBatch
 from benchmark.experiments import TrainingSettings
 from benchmark.recommender import PackedSequences
+from benchmark.training.precision import compiled
 
 _PAIRS_AT_ONCE = 1 << 22  # (position, negative) pairs whose gathered vectors are in memory at once
 
@@ -70,7 +71,11 @@ class Objective(nn.Module, ABC):
     The engine asks for the items that the global batch needs, embeds each distinct one once, cuts the batch into parts
     (processes, history chunks), and adds up the losses of the parts. So that the parts' losses sum to the loss of the
     global batch, a mean divides by `batch.totals`, not by the part's own count.
+
+    compiled: set by the engine, whether torch.compile may make kernels.
     """
+
+    compiled = False
 
     @abstractmethod
     def items(self, batch: TrainingBatch) -> Tensor:
@@ -143,16 +148,15 @@ class InfoNCE(Objective):
         predicted: (t, d) embeddings of the next item. table: (u, d) the distinct items of the step, whose catalogue
         indices are ids: (u,). positives: (t,) and negatives: (n,) shared or (t, n) a position, both rows of table.
         """
-        positive = table[positives]
         scale = self.logit_scale.exp()
-        own = (predicted * positive).sum(-1, keepdim=True) * scale
         if negatives.dim() == 1:
+            positive = table[positives]
+            own = (predicted * positive).sum(-1, keepdim=True)
             rest, masked = self._shared(predicted, positive, table, positives, negatives, ids)
         else:
-            rest, masked = self._per_position(predicted, positive, table, positives, negatives, ids)
-        rest = (rest * scale).masked_fill(masked, torch.finfo(rest.dtype).min)
-        loss = (torch.cat([own, rest], dim=1).logsumexp(1) - own.squeeze(1)).mean()
-        return ObjectiveOutput(loss, {"surviving_negatives": (~masked).sum(1).float().mean()})
+            own, rest, masked = self._per_position(predicted, table, positives, negatives, ids)
+        loss = compiled(_cross_entropy) if self.compiled else _cross_entropy
+        return ObjectiveOutput(loss(own, rest, masked, scale), {"surviving_negatives": (~masked).sum(1).float().mean()})
 
     def _shared(
         self, predicted: Tensor, positive: Tensor, table: Tensor, positives: Tensor, negatives: Tensor, ids: Tensor
@@ -167,29 +171,67 @@ class InfoNCE(Objective):
         return predicted @ vectors.T, masked
 
     def _per_position(
-        self, predicted: Tensor, positive: Tensor, table: Tensor, positives: Tensor, negatives: Tensor, ids: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        scores = _scores_of_own(predicted, table, negatives)
+        self, predicted: Tensor, table: Tensor, positives: Tensor, negatives: Tensor, ids: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        candidates = torch.cat([positives[:, None], negatives], dim=1)
+        scores = self._scores_of_own(predicted, table, candidates)
         masked = torch.zeros_like(negatives, dtype=torch.bool)
         if self.masking in ("cosine", "both"):
             with torch.no_grad():
-                masked |= _scores_of_own(positive, table, negatives) > self.similar_threshold
+                masked |= self._scores_of_own(table[positives], table, negatives) > self.similar_threshold
         if self.masking in ("id", "both"):
             masked |= ids[positives][:, None] == ids[negatives]
-        return scores, masked
+        return scores[:, :1], scores[:, 1:], masked
+
+    def _scores_of_own(self, vectors: Tensor, table: Tensor, chosen: Tensor) -> Tensor:
+        """vectors: (t, d); table: (u, d); chosen: (t, n) rows of table -> (t, n) products of each vector with its own.
+
+        With few distinct items all products are made and n of them picked; with many, the n vectors are gathered. What
+        decides is which of the two writes less to memory.
+        """
+        if table.shape[0] <= chosen.shape[1] * table.shape[1]:
+            return (vectors @ table.T).gather(1, chosen)
+        if self.compiled:
+            scores: Tensor = _ScoresOfOwn.apply(vectors, table, chosen)
+            return scores
+        step = max(1, _PAIRS_AT_ONCE // chosen.shape[1])
+        parts = zip(vectors.split(step), chosen.split(step), strict=True)
+        return torch.cat([torch.einsum("cd,cnd->cn", part, F.embedding(own, table)) for part, own in parts])
 
 
-def _scores_of_own(vectors: Tensor, table: Tensor, chosen: Tensor) -> Tensor:
-    """vectors: (t, d); table: (u, d); chosen: (t, n) rows of table -> (t, n) dot products of each vector with its own.
+class _ScoresOfOwn(torch.autograd.Function):
+    """(vectors[:, None] * table[chosen]).sum(-1), whose compiled kernels never write the (t, n, d) vectors to memory,
+    neither forward nor, as the ordinary gradient would, backward."""
 
-    With few distinct items all products are made and n of them picked; with many, the n vectors are gathered. What
-    decides is which of the two writes less to memory.
-    """
-    if table.shape[0] <= chosen.shape[1] * table.shape[1]:
-        return (vectors @ table.T).gather(1, chosen)
-    step = max(1, _PAIRS_AT_ONCE // chosen.shape[1])
-    parts = zip(vectors.split(step), chosen.split(step), strict=True)
-    return torch.cat([torch.einsum("cd,cnd->cn", part, F.embedding(own, table)) for part, own in parts])
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor, table: Tensor, chosen: Tensor) -> Tensor:
+        ctx.save_for_backward(vectors, table, chosen)
+        scores: Tensor = compiled(_gathered_products)(vectors, table, chosen)
+        return scores
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        vectors, table, chosen = ctx.saved_tensors
+        to_vectors, to_table = compiled(_gathered_products_gradient)(gradients[0].contiguous(), vectors, table, chosen)
+        return to_vectors, to_table, None
+
+
+def _gathered_products(vectors: Tensor, table: Tensor, chosen: Tensor) -> Tensor:
+    return (vectors[:, None, :] * table[chosen]).sum(-1)
+
+
+def _gathered_products_gradient(
+    gradient: Tensor, vectors: Tensor, table: Tensor, chosen: Tensor
+) -> tuple[Tensor, Tensor]:
+    to_vectors = (gradient[:, :, None] * table[chosen]).sum(1)
+    to_table = torch.zeros_like(table).index_put((chosen,), gradient[:, :, None] * vectors[:, None, :], accumulate=True)
+    return to_vectors, to_table
+
+
+def _cross_entropy(own: Tensor, rest: Tensor, masked: Tensor, scale: Tensor) -> Tensor:
+    """own: (t, 1) scores of the positives, rest: (t, n) of the negatives -> () the mean loss."""
+    own, rest = own * scale, (rest * scale).masked_fill(masked, torch.finfo(rest.dtype).min)
+    return (torch.cat([own, rest], dim=1).logsumexp(1) - own.squeeze(1)).mean()
 
 
 def objective_for(training: TrainingSettings) -> Objective:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -101,3 +103,10 @@ def compile_layers(model: SequentialRecommender, backend: str = "inductor") -> N
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 32)
     for layer in model.heavy_layers():
         layer.compile(dynamic=True, backend=backend)
+
+
+@cache
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function as torch.compile makes it, for tensors of any shape."""
+    made: Callable[..., Any] = torch.compile(function, dynamic=True)
+    return made

@@ -6,7 +6,6 @@ import importlib
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Literal
 
@@ -49,12 +48,14 @@ class ZeroEngine(Engine):
         item_chunk: int | None = None,
         history_chunk: int | None = None,
         processes: Processes | None = None,
+        compiled: bool = False,
     ) -> None:
         weights, few = ([p for p in part.parameters() if p.requires_grad] for part in (model, objective))
         optimizer = make_optimizer(few) if few else None
         super().__init__(
-            model, objective, optimizer, device=device, bf16=bf16,
+            model, objective, optimizer, device=device, bf16=False,  # DeepSpeed's own, within its forward pass
             item_chunk=item_chunk or _ITEM_CHUNK, history_chunk=history_chunk, processes=processes,
+            compiled=compiled and stage < 3,  # kernels of whole layers leave no room for the hooks that gather weights
         )  # fmt: skip
         self.stage, self._loss_scale = stage, float(self.processes.count)  # DeepSpeed takes the mean over the processes
         learned = self.learned()
@@ -70,9 +71,6 @@ class ZeroEngine(Engine):
         for method in ("embed_items", "embed_histories"):
             setattr(model, method, partial(self._deepspeed, method))
         setattr(model, "item_table", lambda: None)  # noqa: B010  # reads a weight past the hooks
-
-    def precision(self) -> AbstractContextManager[object]:
-        return nullcontext()  # DeepSpeed's own, within its forward pass
 
     def set_learning_rate(self, rate: float) -> None:
         super().set_learning_rate(rate)

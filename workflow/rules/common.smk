@@ -86,6 +86,42 @@ def cached_files(run):
     return [f"{RESULTS}/runs/{run.starts_from.run}/item_embeddings.npy"]
 
 
+# How a run is spread over hosts and GPUs, as its execution settings say; benchmark/launch.py starts it so. `gpus` is a
+# node's, so that --resources gpus=8 is what one host has. The other resources are read by the Slurm executor alone: an
+# empty `mpi` still keeps it from starting the job in a step of its own, and tasks_per_gpu=0 from asking for tasks by GPU.
+def execution(wildcards):
+    return RUNS[wildcards.run].execution
+
+
+def nodes(wildcards):
+    return execution(wildcards).nodes
+
+
+def processes(wildcards):
+    return execution(wildcards).processes
+
+
+def threads_a_node(wildcards):
+    return execution(wildcards).threads * processes(wildcards)
+
+
+def gpus_a_node(wildcards):
+    return processes(wildcards) if execution(wildcards).device != "cpu" else 0
+
+
+def one_gpu(wildcards):
+    return min(1, gpus_a_node(wildcards))
+
+
+def gres(gpus):
+    """The executor's name for `gpus(wildcards)` GPUs."""
+    return lambda wildcards: f"gpu:{gpus(wildcards)}" if gpus(wildcards) else ""
+
+
+def mpi(wildcards):
+    return "srun" if nodes(wildcards) > 1 else ""
+
+
 # One run whose settings a token store is made from; all runs that share it say the same of it.
 TOKENIZING_RUN = {path: run.id for run in RUNS.values() for path in token_files(run)}
 

@@ -22,13 +22,20 @@ rule train:
         RESULTS + "/runs/{run}/provenance.json",
     log:
         RESULTS + "/runs/{run}/train.log",
-    threads: lambda wildcards: RUNS[wildcards.run].execution.threads
-    retries: 2  # a process that was killed or lost; training continues from its state
+    params:
+        processes=processes,
+    threads: threads_a_node
+    retries: 2  # of a process that was killed or lost: training continues from its state
     priority: lambda wildcards: 10 if RUNS[wildcards.run].text else 0  # the slow ones first
     resources:
-        gpus=lambda wildcards: 0 if RUNS[wildcards.run].execution.device == "cpu" else 1,
+        nodes=nodes,
+        gpus=gpus_a_node,
+        gres=gres(gpus_a_node),
+        mpi=mpi,
+        tasks=nodes,
+        tasks_per_gpu=0,
     shell:
-        "{BENCHMARK} train {input.run:q}"
+        "exec {BENCHMARK} train {input.run:q} --nodes {resources.nodes} --processes {params.processes}"
 
 
 rule embed:
@@ -41,8 +48,11 @@ rule embed:
         RESULTS + "/runs/{run}/item_embeddings.json",
     log:
         RESULTS + "/runs/{run}/embed.log",
-    threads: lambda wildcards: RUNS[wildcards.run].execution.threads
+    threads: lambda wildcards: execution(wildcards).threads
     resources:
-        gpus=lambda wildcards: 0 if RUNS[wildcards.run].execution.device == "cpu" else 1,
+        gpus=one_gpu,
+        gres=gres(one_gpu),
+        mpi="",
+        tasks_per_gpu=0,
     shell:
-        "{BENCHMARK} embed {input.run:q}"
+        "exec {BENCHMARK} embed {input.run:q}"
