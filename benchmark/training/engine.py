@@ -257,20 +257,25 @@ class Engine:
             torch.cuda.empty_cache()
         if not exceeded.own:
             return
-        if exceeded.what == "items":
-            now = self.items.chunk or -(-self.objective.items(batch).unique().numel() // self.processes.count)
-        else:
-            share = -(-len(batch) // self.processes.count)
-            now = min(self.history_chunk or share, share)
+        if exceeded.what == "items" and self.items.memory is not None and self.items.memory.caution > _LEAST_CAUTION:
+            self.items.shrink()
+            log.warning("out of memory: half as much of it for the items' graphs from now on")
+            return
+        share = -(-len(batch) // self.processes.count)
+        now = (
+            (self.items.chunk or min(_MOST_ITEMS, self._own_items))
+            if exceeded.what == "items"
+            else (min(self.history_chunk or share, share))
+        )
         if now == 1:
             raise UserError(
                 f"one of a step's {exceeded.what} alone exceeds the memory; spread the model over more GPUs"
             )
         if exceeded.what == "items":
-            self.items.chunk = now // 2
+            self.items.memory, self.items.chunk = None, now // 2
         else:
             self.history_chunk = now // 2
-        log.warning("out of memory: %d %s at a time from now on, instead of %d", now // 2, exceeded.what, now)
+        log.warning("out of memory: at most %d of the %s at a time from now on", now // 2, exceeded.what)
 
     # What the objective is given to run the model with.
 

@@ -118,6 +118,12 @@ class ZeroEngine(Engine):
         for optimizer in self.optimizers:
             optimizer.step()
 
+    def _item_gradients(self, embedded: Tensor, gradient: Tensor) -> None:
+        # A backward pass of the histories came after this one's forward pass. DeepSpeed would take the two for one, and
+        # leave the second one's gradients unreduced.
+        self._deepspeed.optimizer.clear_backward_seen_flag()
+        super()._item_gradients(embedded, gradient)
+
     def _together(self, what: Chunked, work: Callable[[], Result]) -> Result:
         """DeepSpeed exchanges weights and gradients in the middle of a phase, so a step cannot be repeated."""
         try:

@@ -1,5 +1,6 @@
 """Two processes over gloo give what one gives: loss curve, weights and ranks, in every engine and across restarts."""
 
+import itertools
 import json
 import multiprocessing
 import os
@@ -26,7 +27,7 @@ from tests.training.interactions import prepared
 from tests.training.test_trainer import a_run
 
 ENGINES = ("ddp", "zero1", "zero2", "zero3")
-STOPPED_AFTER = 9
+STOPPED_AFTER = 5
 
 
 class Encoder(SequentialRecommender):
@@ -61,37 +62,56 @@ class StopAfter:
 
 def run_of(dataset, engine, *, chunks=(None, None)):
     """The last batch of an epoch holds one window: fewer than there are processes."""
-    run = a_run(sequence_length=5, epochs=3)
-    windows = len(
-        TrainingBatches(dataset, sequence_length=5, windows="all", global_batch=1, negatives=Negatives(1, "shared"),
-                        seed=0).starts
-    )  # fmt: skip
-    batch = next(size for size in range(9, windows) if windows % size == 1)
-    training = run.training.model_copy(update={"global_batch": batch})
+    for length, batch in itertools.product(range(4, 9), range(9, 20)):
+        windows = TrainingBatches(dataset, sequence_length=length, windows="all", global_batch=batch,
+                                  negatives=Negatives(1, "shared"), seed=0).starts  # fmt: skip
+        if len(windows) % batch == 1:
+            break
+    else:
+        raise AssertionError("no batch size leaves one window over")
+    run = a_run(sequence_length=length, global_batch=batch, epochs=3)
     execution = ExecutionSettings(device="cpu", engine=engine, item_chunk=chunks[0], history_chunk=chunks[1])
-    return run.model_copy(update={"training": training, "execution": execution})
+    return run.model_copy(update={"execution": execution})
 
 
-def train(run, dataset, folder, processes=None, stop_after=None):
+def train(run, dataset, folder, processes=None, stop_after=None, device="cpu"):
     """Ranks of the test users, or None for a training that was stopped."""
     model = seeded(lambda: Encoder(dataset.item_count), run.seed)
     stop = StopAfter(stop_after)
-    trainer = stop.trainer = Trainer(run, dataset, model, folder, torch.device("cpu"), stop, processes)
+    trainer = stop.trainer = Trainer(run, dataset, model, folder, torch.device(device), stop, processes)
     try:
         trainer.train()
     except StoppedError:
         return None
     (folder / "losses.json").write_text(json.dumps([row["loss"] for row in trainer.progress.record]))
-    return rank_cases(model, dataset, dataset.cases("test"), ranking_settings(run), processes=processes).rank
+    return rank_cases(model, dataset, dataset.cases("test"), ranking_settings(run), device, processes=processes).rank
 
 
-def work(rank, port, data, folder):
-    """What each of the two processes does; the second one dies in the end."""
+def as_torchrun_would(rank, port):
     torch.set_num_threads(1)
     os.environ |= {
         "RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }  # fmt: skip
+
+
+def together(target, *arguments):
+    """Run target(rank, port, ...) in two processes; returns their exit codes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("spawn")
+    both = [context.Process(target=target, args=(rank, port, *arguments)) for rank in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(300)
+    return [process.exitcode for process in both]
+
+
+def work(rank, port, data, folder):
+    """What each of the two processes does; the second one dies in the end."""
+    as_torchrun_would(rank, port)
     dataset = load_dataset(data)
     try:
         with joined() as processes:
@@ -119,16 +139,7 @@ def jobs(tmp_path_factory):
     dataset = load_dataset(data)
     np.save(folder / "one.npy", train(run_of(dataset, "single"), dataset, folder / "one"))
     assert train(run_of(dataset, "single"), dataset, folder / "stopped by one", stop_after=STOPPED_AFTER) is None
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
-    both = [context.Process(target=work, args=(rank, port, data, folder)) for rank in range(2)]
-    for process in both:
-        process.start()
-    for process in both:
-        process.join(300)
-    assert [process.exitcode for process in both] == [0, -signal.SIGKILL]
+    assert together(work, data, folder) == [0, -signal.SIGKILL]
     train(run_of(dataset, "single"), dataset, folder / "stopped by two")
     return folder
 
@@ -202,3 +213,28 @@ def test_the_single_engine_refuses_several_processes(jobs):
     with pytest.raises(UserError, match=r"execution.engine is single and there are 2 processes"):
         Trainer(run_of(dataset, "single"), dataset, Encoder(dataset.item_count), Path("absent"), torch.device("cpu"),
                 processes=Processes(0, 2))  # fmt: skip
+
+
+def work_on_gpus(rank, port, data, folder, engine, precision):
+    as_torchrun_would(rank, port)
+    torch.cuda.set_device(rank)
+    dataset = load_dataset(data)
+    with joined() as processes:
+        train(on_gpu(run_of(dataset, engine), precision), dataset, folder, processes, device=f"cuda:{rank}")
+
+
+def on_gpu(run, precision):
+    execution = run.execution.model_copy(update={"device": "cuda", "precision": precision, "compile": "off"})
+    return run.model_copy(update={"execution": execution})
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("bf16", 1e-2)])
+@pytest.mark.parametrize("engine", ["ddp", "zero2", "zero3"])
+def test_two_gpus_give_the_losses_of_one(jobs, tmp_path, engine, precision, tolerance):
+    data = jobs / "data" / "hllm"
+    dataset = load_dataset(data)
+    train(on_gpu(run_of(dataset, "single"), precision), dataset, tmp_path / "one", device="cuda:0")
+    assert together(work_on_gpus, data, tmp_path / "two", engine, precision) == [0, 0]
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=tolerance)

@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -19,10 +20,12 @@ import pytest
 import torch
 import yaml
 
+from benchmark import cli
+from benchmark.data.batches import TrainingBatch
 from benchmark.data.dataset import load_dataset
 from benchmark.errors import UserError
 from benchmark.evaluation.ranking import rank_cases
-from benchmark.experiments import Configuration
+from benchmark.experiments import Configuration, Run, dump_run
 from benchmark.training.checkpoint import load_weights, run_lock
 from benchmark.training.engine import Engine
 from benchmark.training.objectives import InfoNCE, Temperature
@@ -78,6 +81,49 @@ def test_killed_ten_times_at_random_moments_the_ranks_are_those_of_the_undisturb
         assert {k: v for k, v in one.items() if k != "seconds"} == {k: v for k, v in other.items() if k != "seconds"}
 
 
+def command_line(verb, folder, data):
+    """`python -m benchmark` in a child that has everything imported; what it says goes to said.txt."""
+    os.dup2(os.open(folder / "said.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    sys.stderr = os.fdopen(2, "w", buffering=1)
+    sys.argv = ["benchmark", verb, str(folder / "run.yaml"), "--data", str(data)]
+    cli.main()
+
+
+def test_signals_end_with_status_75_and_the_same_weights_in_the_end(tmp_path):
+    data = tmp_path / "data" / "small" / "hllm"
+    data.parent.mkdir(parents=True)
+    prepared(tmp_path / "made", users=150).rename(data)
+    run = a_run(epochs=8).model_dump(mode="json", by_alias=True)
+    run |= {"class": "baselines.sasrec.SASRec", "model": {"layers": 1, "heads": 1, "width": 16, "dropout": 0.1}}
+    run["execution"] |= {"device": "cpu"}
+
+    def start(folder):
+        folder.mkdir(exist_ok=True)
+        (folder / "run.yaml").write_text(dump_run(Run.model_validate(run)))
+        child = FORK.Process(target=command_line, args=("train", folder, tmp_path / "data"))
+        child.start()
+        return child
+
+    start(tmp_path / "whole").join()
+    folder = tmp_path / "stopped"
+    for name, epoch in (("SIGTERM", 2), ("SIGUSR1", 5)):
+        child, log = start(folder), folder / "train.log"
+        while child.is_alive() and not (log.exists() and f"epoch {epoch}" in log.read_text()):
+            time.sleep(0.01)
+        os.kill(child.pid, getattr(signal, name))
+        child.join()
+        said = (folder / "said.txt").read_text().splitlines()
+        assert child.exitcode == 75, said
+        assert re.search(rf"stopped by {name} after step \d+ of \d+; the same command continues from there", said[-1])
+    child = start(folder)
+    child.join()
+    assert child.exitcode == 0
+    assert "continues after step" in (folder / "said.txt").read_text()
+    assert not (folder / "state").exists()
+    whole, stopped = (load_weights(tmp_path / name / "model.safetensors") for name in ("whole", "stopped"))
+    assert all(torch.equal(whole[name], stopped[name]) for name in whole)
+
+
 class TooLarge(Averager):
     """An accelerator with room for three items and one history at once."""
 
@@ -109,11 +155,35 @@ def test_out_of_memory_repeats_the_step_in_smaller_pieces(caplog):
     for a, b in zip(weights, same, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
     told = [record.message for record in caplog.records]
-    assert told[-2:] == [
-        "out of memory: 2 items at a time from now on",
-        "out of memory: 1 histories at a time from now on",
-    ]
+    expected = ["at most 2 of the items", "at most 1 of the histories"]
+    assert told[-2:] == [f"out of memory: {what} at a time from now on" for what in expected]
     assert len(told) == len(set(told))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_whose_memory_runs_out_goes_on_in_smaller_pieces(caplog):
+    """2 GB a history, and 3 GB to hold them."""
+
+    class Wide(Averager):
+        def embed_histories(self, sequences, items):
+            room = torch.zeros(len(sequences), 1 << 29, device=items.device)
+            return super().embed_histories(sequences, items) + room[:, 0].sum()
+
+    torch.manual_seed(0)
+    device, total = torch.device("cuda"), torch.cuda.get_device_properties(0).total_memory
+    model, objective = Wide().to(device), InfoNCE(Temperature()).to(device)
+    optimizer = torch.optim.AdamW([*model.parameters(), *objective.parameters()], lr=0.1, fused=True)
+    engine = Engine(model, objective, optimizer, device=device, bf16=False)
+    batch = one_batch()
+    batch = TrainingBatch(batch.sequences.to(device), batch.targets.to(device), batch.negatives.to(device))
+    torch.cuda.set_per_process_memory_fraction(3e9 / total)
+    try:
+        assert torch.isfinite(engine.step(batch, seed=1).loss)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert engine.history_chunk == 1
+    assert "at most 1 of the histories at a time from now on" in caplog.text
 
 
 def test_what_does_not_fit_at_all_is_one_sentence():
@@ -191,27 +261,27 @@ def test_snakemake_continues_a_run_whose_training_is_killed(tmp_path):
     definitions = yaml.safe_load((config / "datasets.yaml").read_text())
     definitions = {"small": {"reader": "csv", "folder": "raw", "text_fields": ["title"], "licence": "generated"}}
     (config / "datasets.yaml").write_text(yaml.safe_dump(definitions))
-    training = {"sequence_length": 6, "global_batch": 8, "negatives": {"count": 20}, "epochs": 12, "patience": 20}
+    training = {"sequence_length": 6, "global_batch": 8, "negatives": {"count": 20}, "epochs": 40, "patience": 40}
     block = {"dataset": "small", "reference": "SASRec", "training": training, "rows": [{"method": "sasrec"}]}
     (config / "tables" / "tiny.yaml").write_text(
         yaml.safe_dump({"title": "Tiny", "metrics": ["ndcg@10"], "presets": {"laptop": [block]}})
     )
     run = Configuration(config).plan("tiny", "laptop").runs()[0]
-    folder = tmp_path / "results" / "laptop" / "runs" / run.id
+    target = f"results/laptop/runs/{run.id}/ranks.parquet"
+    folder = (tmp_path / target).parent
     killed = []
 
     def kill_twice():
         while len(killed) < 2:
-            time.sleep(0.05)
+            time.sleep(0.01)
             states = {path.name for path in (folder / "state").glob("step-*")}
-            if states and states != (killed[-1] if killed else None):
+            if states and states not in killed:
                 os.kill(int((folder / ".lock").read_text().split()[1]), signal.SIGKILL)
                 killed.append(states)
-                time.sleep(0.5)
 
     threading.Thread(target=kill_twice, daemon=True).start()
     done = subprocess.run(
-        [str(Path(sys.executable).with_name("snakemake")), "--cores", "1", str(folder / "ranks.parquet")],
+        [str(Path(sys.executable).with_name("snakemake")), "--cores", "1", target],
         cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -219,9 +289,12 @@ def test_snakemake_continues_a_run_whose_training_is_killed(tmp_path):
     assert (folder / "train.log").read_text().count("continues after step") == 2
     assert not (folder / "state").exists()
     ranks = pq.read_table(folder / "ranks.parquet").column("rank").to_pylist()
-    shutil.move(folder, tmp_path / "killed")
-    subprocess.run(
-        [str(Path(sys.executable).with_name("snakemake")), "--cores", "1", str(folder / "ranks.parquet")],
-        cwd=tmp_path, capture_output=True, timeout=300, check=True,
-    )  # fmt: skip
-    assert ranks == pq.read_table(folder / "ranks.parquet").column("rank").to_pylist()
+    undisturbed = tmp_path / "undisturbed"
+    undisturbed.mkdir()
+    shutil.copy(folder / "run.yaml", undisturbed)
+    for verb in ("train", "rank"):
+        child = FORK.Process(target=command_line, args=(verb, undisturbed, tmp_path / "data"))
+        child.start()
+        child.join()
+        assert child.exitcode == 0, (undisturbed / "said.txt").read_text()
+    assert ranks == pq.read_table(undisturbed / "ranks.parquet").column("rank").to_pylist()
