@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: table7 test lint reference lock clean
+.PHONY: table7 test lint audit reference lock clean
 
 table7: .venv/.ready
 	$(BIN)/snakemake table7
@@ -18,6 +18,10 @@ lint: .venv/.ready
 # Every table and claim of results/reference, from the ranks that are kept there. Leaves no difference in git.
 reference: .venv/.ready
 	$(BIN)/python -m benchmark reference
+
+# Known vulnerabilities of the locked packages; needs PyPI, and says so where it is not there.
+audit: .venv/.ready
+	$(BIN)/python .ci/audit.py
 
 # uv does not read pip's configuration, so pip's local wheel folders are handed to it; on most machines there are none.
 .venv/.ready: requirements.lock pyproject.toml

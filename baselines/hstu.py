@@ -26,6 +26,7 @@ from benchmark.recommender import Catalogue, PackedSequences, SequentialRecommen
 
 TIME_BUCKETS = 128  # the last of them takes everything above; the first, 0, is a difference of at most a second
 _NORM_EPSILON = 1e-6
+_GROUP = 4  # blocks that are compiled as one: all take minutes to compile, one is too little to start kernels for
 
 
 @dataclass(frozen=True)
@@ -195,6 +196,8 @@ class HSTU(SequentialRecommender):
         self.item_projection = nn.Linear(item_width, width, bias=False) if item_width != width else nn.Identity()
         self.position_embedding = nn.Embedding(length, width)
         self.blocks = Blocks(Block(settings, length) for _ in range(settings.layers))
+        # The same blocks again, in a tuple, where their weights are not listed twice.
+        self._groups = tuple(Blocks(self.blocks[i : i + _GROUP]) for i in range(0, settings.layers, _GROUP))
         self.register_buffer("edges", bucket_edges(), persistent=False)
         for weight in (
             self.item_embedding.weight, self.position_embedding.weight, *self.item_projection.parameters()
@@ -218,13 +221,16 @@ class HSTU(SequentialRecommender):
         x = x + self.position_embedding(positions)
         if self.settings.input_dropout:
             x = F.dropout(x, self.settings.dropout, self.training)
-        return self.blocks(x, self._layout(sequences))  # type: ignore[no-any-return]
+        layout = self._layout(sequences)
+        for group in self._groups:
+            x = group(x, layout)
+        return x
 
     def item_table(self) -> Tensor | None:
         return self.item_embedding.weight if isinstance(self.item_projection, nn.Identity) else None
 
     def heavy_layers(self) -> list[nn.Module]:
-        return [self.blocks]
+        return list(self._groups)
 
     def _layout(self, sequences: PackedSequences) -> Layout:
         segments, longest = len(sequences), sequences.max_length

@@ -158,8 +158,8 @@ def register_packed_attention() -> str:
     `max_length_q`, and keeps the b segments apart, decoders and bidirectional encoders alike.
     """
     from transformers import AttentionInterface  # ID methods run without transformers
-    from transformers.masking_utils import AttentionMaskInterface
 
+    # No mask is registered beside it: transformers then makes none, and does not look, waiting for the device, whether
+    # positions start anew within the input.
     AttentionInterface.register(PACKED, _transformers_attention)
-    AttentionMaskInterface.register(PACKED, lambda *args, **kwargs: None)  # segments take the mask's place
     return PACKED

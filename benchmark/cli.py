@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from benchmark.commands import comparison, data, evidence, results, runs, speed
+from benchmark.commands import clicks, comparison, data, doctor, evidence, recommend, report, results, runs, speed
 from benchmark.commands.shared import log
 from benchmark.errors import STOPPED, OneProcessError, StoppedError, UserError
 
@@ -19,13 +19,17 @@ for verb in (
     runs.train,
     runs.embed,
     runs.rank,
+    clicks.clicks,
     results.table,
     comparison.compare,
     comparison.leaderboard,
     comparison.submit,
+    recommend.recommend,
     evidence.claims,
     evidence.reference,
     speed.speed,
+    doctor.doctor,
+    report.report,
 ):
     app.command()(verb)
 

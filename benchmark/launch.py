@@ -30,13 +30,13 @@ from enum import Enum
 from typing import TYPE_CHECKING, Literal
 
 from benchmark import gpus
+from benchmark.errors import STOPPED
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 log = logging.getLogger(__name__)
 
-STOPPED = 75  # EX_TEMPFAIL: saved on a signal; start again to continue
 MOST_REQUEUES = 200  # of one job, so that one whose time limit is too short for any progress ends some day
 LAUNCHER = "HLLM_BENCH_LAUNCHER"  # in a process that was started to do the work: who started it
 RENDEZVOUS = "HLLM_BENCH_RENDEZVOUS"  # in a task of srun: where the nodes meet, host:port
@@ -77,6 +77,9 @@ def enter(layout: Layout, arguments: Sequence[str], module: str = "benchmark") -
     """Return in the processes that do the work of `python -m benchmark` with these arguments; in their launcher, exit
     with their status when they have ended."""
     command = [module, *arguments]
+    # A cluster warns all processes of a step, at any moment. The warning waits until training asks for it, and means
+    # nothing to others, torchrun among them; processes that are started from here on do likewise.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
     found = place(os.environ)
     if found is Place.WORKER:
         if LAUNCHER in os.environ:
@@ -133,7 +136,6 @@ def _torchrun(nodes: int, processes: int, command: Sequence[str]) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # for the processes that do the work: Slurm signals all of a step
     rendezvous = os.environ[RENDEZVOUS] if nodes > 1 else None
     options = torchrun_arguments(nodes, processes, rendezvous, int(os.environ.get("SLURM_NODEID", 0)))
     try:
@@ -168,7 +170,8 @@ def _in_job(nodes: int, command: Sequence[str]) -> int:
     environment = {**os.environ, RENDEZVOUS: f"{socket.gethostname()}:{_free_port()}"}
     status = subprocess.run([*srun_command(nodes), *command], env=environment, check=False).returncode
     status = status if status >= 0 else 128 - status
-    if status == STOPPED and not cancelled.is_set() and _requeued(os.environ["SLURM_JOB_ID"]):
+    # A task that the warning ends by itself had not begun to work.
+    if status in (STOPPED, 128 + signal.SIGUSR1) and not cancelled.is_set() and _requeued(os.environ["SLURM_JOB_ID"]):
         cancelled.wait(60)  # Slurm ends this process now, and it should not look as if it had failed by itself
     return status
 

@@ -120,8 +120,8 @@ class SequentialRecommender(nn.Module, ABC):
     def embed_histories(self, sequences: PackedSequences, items: Tensor) -> Tensor:
         """(t, d) item embeddings of the t events -> (t, d) embedding of each event's next item, causal."""
 
-    def forward(self, method: Literal["embed_items", "embed_histories"], *inputs: Any) -> Tensor:
-        """Run one of the two by its name: engines that spread the weights over GPUs act when a module is called."""
+    def forward(self, method: str, *inputs: Any) -> Tensor:
+        """Run a function by its name: engines that spread the weights over GPUs act when a module is called."""
         embeddings: Tensor = getattr(type(self), method)(self, *inputs)
         return embeddings
 

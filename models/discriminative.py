@@ -19,10 +19,18 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.recommender import Catalogue, ClickRecommender, PackedSequences, SequentialRecommender
+from models.cached_items import CachedItems, CachedItemsSettings
 from models.hllm import HLLM, HLLMSettings
 from models.pretrained import width
 
 Fusion = Literal["early", "late"]
+
+
+def with_user(items: Tensor, sequences: PackedSequences, user_token: Tensor) -> Tensor:
+    """(t, d) item embeddings with the requests' replaced by [USER], (d,)."""
+    request = torch.zeros(len(items), 1, dtype=torch.bool, device=items.device)
+    request[sequences.last] = True
+    return torch.where(request, user_token.to(items.dtype), items)
 
 
 class Discriminative(ClickRecommender):
@@ -45,11 +53,18 @@ class Discriminative(ClickRecommender):
     def embed_histories(self, sequences: PackedSequences, items: Tensor) -> Tensor:
         return self.base.embed_histories(sequences, items)
 
+    def item_sizes(self, items: Tensor) -> Tensor | None:
+        return self.base.item_sizes(items)
+
+    def item_table(self) -> Tensor | None:
+        return self.base.item_table()
+
+    def heavy_layers(self) -> list[nn.Module]:
+        return self.base.heavy_layers()
+
     def click_states(self, sequences: PackedSequences, items: Tensor) -> Tensor:
         if not self.target_in_history:
-            request = torch.zeros(len(items), 1, dtype=torch.bool, device=items.device)
-            request[sequences.last] = True
-            items = torch.where(request, self.user_token.to(items.dtype), items)
+            items = with_user(items, sequences, self.user_token)
         return self.base.embed_histories(sequences, items)[sequences.last]
 
     def click_logits(self, states: Tensor, targets: Tensor) -> Tensor:
@@ -77,3 +92,28 @@ class DiscriminativeHLLM(Discriminative):
             raise ValueError("[USER] has no item id: leave item_id out of hllm.user_inputs, or set fusion to early")
         base = HLLM(catalogue, sequence_length + 1, settings.hllm)
         super().__init__(base, width(base.item_llm.backbone), settings.fusion, settings.head_width)
+
+
+@dataclass(frozen=True)
+class DiscriminativeCachedSettings:
+    """cached: the method below the head. head_width: see DiscriminativeHLLMSettings."""
+
+    cached: CachedItemsSettings = field(default_factory=CachedItemsSettings)
+    fusion: Fusion = "late"
+    head_width: int | None = None
+
+
+class DiscriminativeCached(Discriminative):
+    """A User LLM on another run's item embeddings with a click head: the second stage of the paper's industrial recipe.
+
+    Its weights have the names of DiscriminativeHLLM's, so that it can start from that run's base.user_llm, user_token
+    and head.
+    """
+
+    Settings = DiscriminativeCachedSettings
+
+    def __init__(self, catalogue: Catalogue, sequence_length: int, settings: DiscriminativeCachedSettings) -> None:
+        if settings.fusion == "late" and "item_id" in settings.cached.user_inputs:
+            raise ValueError("[USER] has no item id: leave item_id out of cached.user_inputs, or set fusion to early")
+        base = CachedItems(catalogue, sequence_length + 1, settings.cached)
+        super().__init__(base, base.embeddings.shape[1], settings.fusion, settings.head_width)

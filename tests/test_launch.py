@@ -22,11 +22,19 @@ WORK = """
 import json, logging, os, signal, sys, time
 from pathlib import Path
 from benchmark.launch import Layout, enter
+from benchmark.training.stopping import stop_request
 
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 folder, nodes, processes, device, then = sys.argv[1:]
 enter(Layout(int(nodes), int(processes), device), sys.argv[1:], module="work")
+if then == "early":
+    os.kill(os.getpid(), signal.SIGUSR1)
+with stop_request() as stop:
+    pass
+if then == "early":
+    sys.exit(75 if stop.by == "SIGUSR1" else 1)
 signal.signal(signal.SIGUSR1, lambda *_: sys.exit(75))
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
 names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "CUDA_VISIBLE_DEVICES", "HLLM_BENCH_RENDEZVOUS")
 facts = {name: os.environ.get(name) for name in names} | {"pid": os.getpid()}
 Path(folder, f"rank{os.environ.get('RANK', 0)}.json").write_text(json.dumps(facts))
@@ -117,6 +125,10 @@ def test_one_process_stays_the_process_that_was_started_and_has_a_gpu_of_its_own
     assert found["pid"] == process.pid
     assert found["CUDA_VISIBLE_DEVICES"] in ("GPU-fake-a", "GPU-fake-b")
     assert found["WORLD_SIZE"] is None
+
+
+def test_a_warning_that_comes_before_training_has_begun_is_not_lost(bench):
+    assert ended(started(bench, 1, 1, "cpu", "early"))[0] == 75
 
 
 def test_several_processes_are_torchruns_and_no_more_than_there_are_gpus(bench):

@@ -1,8 +1,9 @@
-"""Intervals and paired tests of click metrics between methods that predicted the same cases.
+"""Intervals and paired tests of click metrics between methods that predicted the same cases, over one or more seeds.
 
-AUC: DeLong's variance, cases in clusters by user (`benchmark.analysis.delong`). Group AUC and log loss are ratios of
-sums over users, sum a_u / sum b_u, whose variance comes from the users' residuals (a_u - ratio b_u) / mean b: users are
-what was sampled, not cases.
+A method's value is the mean over its seeds. AUC: DeLong's variance, cases in clusters by user (`benchmark.analysis.
+delong`). Group AUC and log loss are ratios of sums over users, sum a_u / sum b_u, whose variance comes from the users'
+residuals (a_u - ratio b_u) / mean b: users are what was sampled, not cases. How a method varies with its seed is not in
+these intervals.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmark.analysis.delong import Difference, area_interval, areas, compare_areas, difference, interval
+from benchmark.analysis.delong import Difference, areas, difference, interval
 from benchmark.errors import UserError
 from benchmark.evaluation.click_metrics import CLICK_METRICS, ClickTable, losses, user_aucs
 from benchmark.evaluation.metrics import Float64, Int64
@@ -20,54 +21,75 @@ from benchmark.evaluation.metrics import Float64, Int64
 
 @dataclass(frozen=True)
 class Estimate:
-    """A metric and the bounds of its 95 % interval; independent_low, independent_high: DeLong's bounds that take cases
-    as independent, None for other metrics than AUC."""
+    """A metric and the bounds of its 95 % interval; independent: DeLong's bounds that take all cases as independent,
+    None for other metrics than AUC."""
 
     value: float
     low: float
     high: float
-    independent_low: float | None = None
-    independent_high: float | None = None
+    independent: tuple[float, float] | None = None
 
 
-def estimate(table: ClickTable, metric: str) -> Estimate:
+def estimate(seeds: Sequence[ClickTable], metric: str) -> Estimate:
     """A metric of one method, with its interval over users."""
-    users = table.users()
+    users = _users(seeds)
     if metric == "auc":
-        clustered, independent = (areas(table.label, table.logit[None], by) for by in (users, None))
-        return Estimate(float(clustered.auc[0]), *area_interval(clustered), *area_interval(independent))
-    ratio, residual = _ratio(*_sums(table, users, metric))
-    low, high = interval(ratio, _variance(residual))
-    return Estimate(ratio, low, high)
+        weights = np.full(len(seeds), 1 / len(seeds))
+        value, variance = _area_contrast(seeds, users, weights)
+        _, independent = _area_contrast(seeds, None, weights)
+        return Estimate(value, *_within(interval(value, variance)), independent=_within(interval(value, independent)))
+    ratio, residual = _mean_ratio(seeds, users, metric)
+    return Estimate(ratio, *interval(ratio, _variance(residual)))
 
 
-def compare_clicks(method: ClickTable, reference: ClickTable, metric: str) -> Difference:
+def compare_clicks(method: Sequence[ClickTable], reference: Sequence[ClickTable], metric: str) -> Difference:
     """The difference of a metric between two methods, which must have predicted the same cases."""
-    if not same_cases(method, reference):
-        raise UserError(
-            f"the two methods predicted different cases ({len(method)} and {len(reference)} of them): only predictions "
-            "of the same cases can be compared"
-        )
-    users = method.users()
+    everything = [*method, *reference]
+    users = _users(everything)
     if metric == "auc":
-        return compare_areas(areas(method.label, np.stack([method.logit, reference.logit]), users), 0, 1)
-    ratios, residuals = zip(*(_ratio(*_sums(table, users, metric)) for table in (method, reference)), strict=True)
-    return difference(ratios[0] - ratios[1], _variance(residuals[0] - residuals[1]))
-
-
-def same_cases(first: ClickTable, second: ClickTable) -> bool:
-    """Whether both tables hold the same users, targets and labels in the same order."""
-    return (
-        len(first) == len(second)
-        and bool(first.user_id.equals(second.user_id))
-        and bool(first.target_item.equals(second.target_item))
-        and np.array_equal(first.label, second.label)
-    )
+        weights = np.repeat([1 / len(method), -1 / len(reference)], [len(method), len(reference)])
+        return difference(*_area_contrast(everything, users, weights))
+    (own, residual), (other, other_residual) = (_mean_ratio(seeds, users, metric) for seeds in (method, reference))
+    return difference(own - other, _variance(residual - other_residual))
 
 
 def check_metrics(names: Sequence[str]) -> None:
     if unknown := [name for name in names if name not in CLICK_METRICS]:
         raise UserError(f"metric {unknown[0]!r} is not known for clicks: write one of {', '.join(CLICK_METRICS)}")
+
+
+def _users(tables: Sequence[ClickTable]) -> Int64:
+    """(n,) the user of each case, which must be the same in all tables."""
+    first = tables[0]
+    for table in tables[1:]:
+        same = (
+            len(table) == len(first)
+            and bool(table.user_id.equals(first.user_id))
+            and bool(table.target_item.equals(first.target_item))
+            and np.array_equal(table.label, first.label)
+        )
+        if not same:
+            raise UserError(
+                f"the methods predicted different cases ({len(first)} and {len(table)} of them): only predictions of "
+                "the same cases can be compared"
+            )
+    return first.users()
+
+
+def _area_contrast(tables: Sequence[ClickTable], users: Int64 | None, weights: Float64) -> tuple[float, float]:
+    """A weighted sum of AUCs and its variance."""
+    found = areas(tables[0].label, np.stack([table.logit for table in tables]), users)
+    return float(weights @ found.auc), float(weights @ found.covariance @ weights)
+
+
+def _within(bounds: tuple[float, float]) -> tuple[float, float]:
+    return max(bounds[0], 0.0), min(bounds[1], 1.0)
+
+
+def _mean_ratio(seeds: Sequence[ClickTable], users: Int64, metric: str) -> tuple[float, Float64]:
+    """The mean over seeds of a ratio, and of the users' residuals."""
+    ratios, residuals = zip(*(_ratio(*_sums(table, users, metric)) for table in seeds), strict=True)
+    return float(np.mean(ratios)), np.mean(residuals, axis=0)
 
 
 def _sums(table: ClickTable, users: Int64, metric: str) -> tuple[Float64, Float64]:

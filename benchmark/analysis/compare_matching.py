@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark.analysis.compare_sources import Entry, Source, plain_name, same_name
+from benchmark.analysis.compare_sources import Entry, Source, same_name
 from benchmark.errors import UserError
 from benchmark.experiments import Configuration, Row
 
@@ -53,14 +53,15 @@ def match_sources(first: Source, second: Source, same: Mapping[str, str], config
     ratios = [m.first.value / m.second.value for m in matches if m.first.value > 0 and m.second.value > 0]
     ratio = float(np.median(ratios)) if ratios else 1.0
     if any(PERCENT_RATIO[0] < size < PERCENT_RATIO[1] for size in (ratio, 1 / ratio)):
-        too_small = first if ratio < 1 else second
-        if not second.sure:
-            return match_sources(first, second.in_the_other_unit(), same, config)
-        if not first.sure:
-            return match_sources(first.in_the_other_unit(), second, same, config)
+        large, small = (first, second) if ratio > 1 else (second, first)
+        for source, misread in ((large, not large.percent), (small, small.percent)):
+            if misread and not source.sure:
+                mended = source.in_the_other_unit()
+                pair = (mended, second) if source is first else (first, mended)
+                return match_sources(*pair, same, config)
         reason = (
-            f"fraction against percent: the numbers are {max(ratio, 1 / ratio):.0f} times each other; state the unit "
-            f"of {too_small.path.name} with --unit-{'a' if too_small is first else 'b'}"
+            f"fraction against percent: the numbers of {large.path.name} are {max(ratio, 1 / ratio):.0f} times those "
+            f"of {small.path.name}; state the wrong one's unit with --unit-a or --unit-b"
         )
         matches = [Match(m.first, m.second, reason) for m in matches]
     used = {id(m.first) for m in matches}, {id(m.second) for m in matches}
@@ -98,27 +99,24 @@ def _match(entry: Entry, second: Source, same: Mapping[str, str], selector: Sele
 
 
 def _of_the_method(entry: Entry, others: Sequence[Entry], same: Mapping[str, str]) -> list[Entry]:
-    """Of this project's results, those of the same method and variant; of others, those with the same label."""
-    renamed = next((new for old, new in same.items() if any(same_name(old, n) for n in _names(entry))), None)
+    """Of this project's results, those of the same method and variant; of others, those that are called the same.
+
+    A label goes before the name of a method's file: our `hstu` is labelled "HSTU (with bias)", and is not what the
+    paper calls HSTU.
+    """
+    renamed = next((new for old, new in same.items() if same_name(old, entry.name) or old == entry.of.method), None)
     if renamed is not None:
-        return [other for other in others if any(same_name(renamed, name) for name in _names(other))]
-    if entry.of.method:
-        ours = [o for o in others if (o.of.method, o.of.variant) == (entry.of.method, entry.of.variant)]
-        if ours:
-            return ours
+        return [other for other in others if same_name(renamed, other.name) or renamed == other.of.method]
+    ours = [o for o in others if entry.of.method and (o.of.method, o.of.variant) == (entry.of.method, entry.of.variant)]
     foreign = [o for o in others if not (o.of.method and entry.of.method)]
-    unnamed = [o for o in foreign if not _names(o) or not _names(entry)]
-    labelled = [o for o in foreign if o.of.label and same_name(o.of.label, entry.of.label)]
-    return (
-        labelled
-        or [o for o in foreign if set(map(plain_name, _names(o))) & set(map(plain_name, _names(entry)))]
-        or unnamed
-    )
+    named = [o for o in foreign if _names(o) and _names(entry) and same_name(o.name, entry.name)]
+    return ours or named or [o for o in foreign if not _names(o) or not _names(entry)]
 
 
 def _names(entry: Entry) -> list[str]:
+    """What it may be called: its label, or where it has none, method and variant."""
     method = " ".join(filter(None, (entry.of.method, entry.of.variant)))
-    return [name for name in (entry.of.label, method) if name]
+    return [entry.of.label or method] if entry.of.label or method else []
 
 
 def _known_alike(one: str, other: str) -> bool:

@@ -204,8 +204,11 @@ def _file(path: Path, config: Path, layout: str | None, unit: Unit | None, where
         run = path.parent / "runs" / fields["run_id"] if fields.get("run_id") else None
         for metric, text in row.numbers.items():
             of = Identity(metric, table, dataset, protocol, method, label, variant, tuple(details.items()))
-            low, high = (_number(fields.get(bound) or "nan", bound, row.where) for bound in ("ci_low", "ci_high"))
-            value = float(f"{text.strip()}e-2") if percent else written[row.where, metric]  # not / 100: exact
+            low, high = (
+                _number(fields.get(bound) or "nan", bound, row.where) * (0.01 if percent else 1)
+                for bound in ("ci_low", "ci_high")
+            )
+            value = float(Decimal(text.strip()).scaleb(-2)) if percent else written[row.where, metric]
             one = Measured(
                 value, fields.get("seed", ""), low, high, fields.get("dataset_hash", ""),
                 run if run and (run / "ranks.parquet").is_file() else None, row.where,

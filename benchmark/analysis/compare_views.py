@@ -97,7 +97,9 @@ def _summary(matching: Matching, results: Sequence[Compared]) -> View:
             _title(members[0]).partition(" (B: ")[0],
             answer(members).partition(":")[0].removeprefix("it "),
             *(str(counts[verdict]) for verdict in Verdict),
-            f"{signed(100 * largest.relative, 2)} % ({_metric(largest)})" if largest and largest.relative else NONE,
+            f"{signed(100 * largest.relative, 2)} % ({_metric(largest)})"
+            if largest and abs(largest.relative) > 1e-9
+            else NONE,
             f"\N{PLUS-MINUS SIGN} {reach}" if (reach := _reach(members)) else NONE,
         )
         lines.append(Line(tuple(Cell(text) for text in texts)))

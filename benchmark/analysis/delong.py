@@ -75,19 +75,6 @@ def interval(value: float, variance: float, confidence: float = 0.95) -> tuple[f
     return value - reach, value + reach
 
 
-def area_interval(found: Areas, method: int = 0, confidence: float = 0.95) -> tuple[float, float]:
-    """Bounds of a method's AUC, kept within 0 and 1."""
-    low, high = interval(float(found.auc[method]), float(found.covariance[method, method]), confidence)
-    return max(low, 0.0), min(high, 1.0)
-
-
-def compare_areas(found: Areas, first: int, second: int, confidence: float = 0.95) -> Difference:
-    """DeLong's paired test of two methods on the same cases."""
-    contrast = np.zeros(len(found.auc))
-    contrast[first], contrast[second] = 1.0, -1.0
-    return difference(float(contrast @ found.auc), float(contrast @ found.covariance @ contrast), confidence)
-
-
 def difference(value: float, variance: float, confidence: float = 0.95) -> Difference:
     """A difference with its interval and two-sided p-value by the normal distribution; p is 1 where nothing differs."""
     low, high = interval(value, variance, confidence)

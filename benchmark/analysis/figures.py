@@ -67,7 +67,9 @@ def draw(
     columns: int = 1,
     **subplots: Any,
 ) -> Drawing:
-    """Call plot(its rows * columns axes) in the style. width, height: in inches; 5.6 is readable on a phone.
+    """Call plot(its rows * columns axes) in the style.
+
+    width, height: in inches; what is to be read on a phone is at most 4.8 wide.
 
     subplots: further arguments of Figure.subplots, such as sharex.
     """

@@ -16,8 +16,8 @@ from benchmark.errors import UserError
 class PublishedRow:
     """metrics: as fractions; digits: as the file writes them, in percent.
 
-    improvement: in percent, as the authors state it. negatives and batch: as the file writes them, empty where it has
-    none.
+    improvement: in percent, as the authors state it. negatives, batch and reported (what of a training the numbers are,
+    such as "last epoch"): as the file writes them, empty where it has none.
     """
 
     metrics: dict[str, float]
@@ -25,6 +25,7 @@ class PublishedRow:
     improvement: float | None = None
     negatives: str = ""
     batch: str = ""
+    reported: str = ""
 
     @property
     def decimals(self) -> int:
@@ -47,7 +48,8 @@ def find_published(path: Path, wanted: Mapping[str, str], metrics: Sequence[str]
     fractions = {name: _number(f"{text}e-2", name, where) for name, text in digits.items()}  # not / 100: exact
     stated = found[0].get("improvement_percent")
     improvement = _number(stated, "improvement_percent", where) if stated else None
-    return PublishedRow(fractions, digits, improvement, found[0].get("negatives", ""), found[0].get("batch_size", ""))
+    texts = (found[0].get(column, "") for column in ("negatives", "batch_size", "reported"))
+    return PublishedRow(fractions, digits, improvement, *texts)
 
 
 def _number(text: str, column: str, where: str) -> float:

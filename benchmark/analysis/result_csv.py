@@ -41,7 +41,7 @@ def results(result: TableResult) -> str:
                             run.run_id, run.git_revision, known, None if known is None else value - known,
                         )
                     )  # fmt: skip
-    return _csv(RESULT_COLUMNS, lines)
+    return csv_text(RESULT_COLUMNS, lines)
 
 
 def pairs(result: TableResult) -> str:
@@ -67,10 +67,11 @@ def pairs(result: TableResult) -> str:
                 lines.append((*who, metric, *numbers, *counts, float(pair.p_value[index]), float(row.p_holm[index])))
             average = (pair.improvement, None, None, pair.improvement_low, pair.improvement_high)
             lines.append((*who, "improvement", None, *average, None, None, *counts, None, None))
-    return _csv(PAIR_COLUMNS, lines)
+    return csv_text(PAIR_COLUMNS, lines)
 
 
-def _csv(columns: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
+def csv_text(columns: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
+    """Lines as CSV; NaN is an empty cell."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)

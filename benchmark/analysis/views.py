@@ -80,7 +80,7 @@ def pairs_view(result: TableResult) -> View:
     )  # fmt: skip
     sections = []
     for block in result.blocks:
-        lines = [line for row in block.rows for line in _pair_lines(row, block_decimals(block))]
+        lines = [line for row in block.rows for line in pair_lines(row, block_decimals(block))]
         if lines:
             sections.append(Section(f"{block.block.title}: against {block.block.reference}", tuple(lines)))
     notes = (
@@ -178,7 +178,8 @@ def _single_seed_note(result: TableResult) -> str:
     return "Single seed: intervals and tests are over users and do not cover how a method varies with seeds."
 
 
-def _pair_lines(row: RowResult, decimals: int) -> list[Line]:
+def pair_lines(row: RowResult, decimals: int) -> list[Line]:
+    """A line a metric of a row against its reference, and one of their mean; none for the reference itself."""
     pair = row.comparison
     if pair is None or row.p_holm is None:
         return []

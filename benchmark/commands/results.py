@@ -19,11 +19,13 @@ def table(
     results: Annotated[Path, typer.Option(help="folder that holds the preset's results")] = Path("results"),
 ) -> None:
     """Compute a table from the ranks of its runs, write it as CSV, Markdown, LaTeX and HTML, and print it."""
+    from benchmark.analysis.click_tables import is_click_table, make_click_table
     from benchmark.analysis.tables import make_table
 
     log_to(None, name)
     plan = configuration(overrides).plan(name, preset, parse_seeds(seeds))
-    print(make_table(plan, results / preset))
+    make = make_click_table if is_click_table(plan.file.metrics) else make_table
+    print(make(plan, results / preset))
 
 
 Layout = Annotated[str | None, typer.Option(help="a file of config/formats, or a YAML file of your own")]

@@ -27,9 +27,9 @@ from benchmark.commands.shared import (
     log_to,
     opened,
     parse_seeds,
+    run_and_folder,
 )
 from benchmark.errors import UserError
-from benchmark.experiments import load_run_file
 from benchmark.launch import enter
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def resolve(
 
 def train(run_file: RunFile, data: DataRoot = Path("data"), nodes: Nodes = None, processes: Processes = None) -> None:
     """Train a run, or continue it where it stopped."""
-    run, folder = load_run_file(run_file), run_file.parent
+    run, folder = run_and_folder(run_file)
     log_to(folder / "train.log", run.label)
     enter(layout(run, nodes, processes), sys.argv[1:])
 
@@ -138,7 +138,7 @@ def _trained(run: Run, folder: Path, run_parts: OpenedRun, job: Job) -> tuple[di
 
 def embed(run_file: RunFile, data: DataRoot = Path("data")) -> None:
     """Export the item embeddings of a trained run: item_embeddings.npy, a float32 row an item, and its card."""
-    run, folder = load_run_file(run_file), run_file.parent
+    run, folder = run_and_folder(run_file)
     log_to(folder / "embed.log", run.label)
     enter(layout(run, 1, 1), sys.argv[1:])
 
@@ -161,7 +161,7 @@ def embed(run_file: RunFile, data: DataRoot = Path("data")) -> None:
 
 def rank(run_file: RunFile, data: DataRoot = Path("data"), nodes: Nodes = None, processes: Processes = None) -> None:
     """Rank every user's test item with a trained run, and write ranks.parquet and metrics.csv."""
-    run, folder = load_run_file(run_file), run_file.parent
+    run, folder = run_and_folder(run_file)
     log_to(folder / "rank.log", run.label)
     enter(layout(run, nodes, processes), sys.argv[1:])
 
@@ -175,7 +175,7 @@ def rank(run_file: RunFile, data: DataRoot = Path("data"), nodes: Nodes = None, 
 
     parts = opened(run, folder, data)
     device, dataset, model = parts.device, parts.dataset, parts.model
-    _check_same_items(folder, parts.items_sha256)
+    check_same_items(folder, parts.items_sha256)
     model.load_state_dict(load_weights(folder / "model.safetensors"))
     cases = dataset.cases("test")
     began = time.perf_counter()
@@ -193,7 +193,7 @@ def rank(run_file: RunFile, data: DataRoot = Path("data"), nodes: Nodes = None, 
              time.perf_counter() - began)  # fmt: skip
 
 
-def _check_same_items(folder: Path, items_sha256: str | None) -> None:
+def check_same_items(folder: Path, items_sha256: str | None) -> None:
     """Item embeddings that a run was trained on must be those that it is ranked with."""
     if items_sha256 is None or not (folder / "provenance.json").is_file():
         return

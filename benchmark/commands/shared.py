@@ -64,13 +64,34 @@ def data_folder(run: Run, data: Path) -> Path:
     return data / run.dataset / run.protocol
 
 
+def run_and_folder(run_file: Path) -> tuple[Run, Path]:
+    """A run that is to be worked on. Its settings must be those that its id is made from: with others it would
+    overwrite the results of another run."""
+    from benchmark.experiments import load_run_file
+
+    run = load_run_file(run_file)
+    if not run.id.endswith(f"-{run.identity()}"):
+        raise UserError(
+            f"{run_file} was changed since it was resolved: its id ends with {run.id[-10:]} and its settings make it "
+            f"{run.identity()}; change settings in a table or with --overrides, which makes another run"
+        )
+    return run, run_file.parent
+
+
 def layout(run: Run, nodes: int | None, processes: int | None) -> Layout:
     """Where a run's processes are to be: as the command line says, or as the run does."""
     execution = run.execution
     return Layout(nodes or execution.nodes, processes or execution.processes, execution.device)
 
 
+def allocate_in_segments() -> None:
+    """Let torch grow its pieces of GPU memory: chunks of ever other sizes leave no gaps then. To be called before any
+    is used; a user's own setting stays."""
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+
+
 def device_of(run: Run) -> torch.device:
+    allocate_in_segments()
     import torch
 
     from benchmark.processes import local_rank

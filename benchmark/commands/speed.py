@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from benchmark.commands.shared import log_to
+from benchmark.commands.shared import allocate_in_segments, log_to
 from benchmark.errors import UserError
 
 
@@ -25,6 +25,7 @@ def speed(
     out: Annotated[Path | None, typer.Option(help="a CSV file to append the figures to")] = None,
 ) -> None:
     """Measure training, encoding and ranking at a published shape with synthetic data, and print JSON."""
+    allocate_in_segments()
     import torch
 
     from benchmark.provenance import provenance

@@ -19,10 +19,21 @@ Int64 = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 @dataclass(frozen=True)
 class Negatives:
-    """How many negatives, and whether all positions of the global batch share them or each has its own."""
+    """How many negatives, and whether all positions of the global batch share them or each has its own. "in_batch"
+    draws none: the last targets of the global batch's windows are everybody's negatives."""
 
     count: int
-    sharing: Literal["shared", "per_position"]
+    sharing: Literal["shared", "per_position", "in_batch"]
+
+
+@dataclass(frozen=True)
+class BatchLabels:
+    """events: (t,) int8, the labels of the input events; targets: (t,) those of their next items; cases: (t,) bool,
+    which targets the step predicts the labels of."""
+
+    events: Tensor
+    targets: Tensor
+    cases: Tensor
 
 
 @dataclass(frozen=True)
@@ -39,13 +50,14 @@ class TrainingBatch:
 
     sequences: t input events of the windows; targets: (t,) each event's next item; negatives: (n,) shared by all
     positions of the global batch, or (t, n) a position. whole: totals of the global batch that this is a part of; None
-    where it is the whole.
+    where it is the whole. labels: where clicks are predicted.
     """
 
     sequences: PackedSequences
     targets: Tensor
     negatives: Tensor
     whole: BatchTotals | None = None
+    labels: BatchLabels | None = None
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -63,7 +75,10 @@ class TrainingBatch:
         start = int(self.sequences.offsets[first])
         positions = slice(start, start + sequences.items.numel())
         negatives = self.negatives if self.negatives.dim() == 1 else self.negatives[positions]
-        return TrainingBatch(sequences, self.targets[positions], negatives, self.totals)
+        labels = self.labels
+        if labels is not None:
+            labels = BatchLabels(labels.events[positions], labels.targets[positions], labels.cases[positions])
+        return TrainingBatch(sequences, self.targets[positions], negatives, self.totals, labels)
 
 
 def training_windows(
@@ -139,6 +154,7 @@ class TrainingBatches:
 
     order: "shuffled" puts every user's training items in one random order before they are cut into windows, the control
     that tells whether a method uses order.
+    click_cases: targets a window whose labels a step predicts, drawn anew in every step; 0 where labels play no part.
     """
 
     def __init__(
@@ -152,16 +168,22 @@ class TrainingBatches:
         seed: int,
         user_share: float = 1.0,
         order: Literal["chronological", "shuffled"] = "chronological",
+        click_cases: int = 0,
     ) -> None:
         lengths = np.asarray(dataset.split[:, 0], dtype=np.int64)
         lengths = np.where(sampled_users(len(lengths), user_share), lengths, 0)  # no events, no windows
         if order == "shuffled":
             starts, items = np.asarray(dataset.offsets[:-1]), np.array(dataset.items)
             key = randomness.key(seed, Stream.HISTORY_ORDER)
-            items[flat_ranges(starts, lengths)] = items[shuffled_ranges(starts, lengths, key)]
+            rows, shuffled = flat_ranges(starts, lengths), shuffled_ranges(starts, lengths, key)
+            items[rows] = items[shuffled]
             dataset = replace(dataset, items=items)
+            if dataset.labels is not None:  # an item keeps its label
+                labels = np.array(dataset.labels)
+                labels[rows] = labels[shuffled]
+                dataset = replace(dataset, labels=labels)
         self.dataset, self.negatives, self.seed, self.global_batch = dataset, negatives, seed, global_batch
-        self.sequence_length = sequence_length
+        self.sequence_length, self.click_cases = sequence_length, click_cases
         self.starts, self.lengths = training_windows(
             lengths, np.asarray(dataset.offsets[:-1]), sequence_length, windows
         )
@@ -186,7 +208,23 @@ class TrainingBatches:
         sequences = packed(self.dataset, starts, lengths)
         targets = torch.from_numpy(self.dataset.items[flat_ranges(starts + 1, lengths)].astype(np.int64))
         sequences, targets = sequences.to(device), targets.to(device, non_blocking=True)
-        return TrainingBatch(sequences, targets, self._draw_negatives(step, sequences))
+        labels = self._labels(step, starts, lengths, sequences) if self.click_cases else None
+        if self.negatives.sharing == "in_batch":
+            return TrainingBatch(sequences, targets, targets[sequences.last], labels=labels)
+        return TrainingBatch(sequences, targets, self._draw_negatives(step, sequences), labels=labels)
+
+    def _labels(self, step: int, starts: Int64, lengths: Int64, sequences: PackedSequences) -> BatchLabels:
+        """Of each window the click_cases targets whose hashes are least, or all of them if there are fewer."""
+        if self.dataset.labels is None:
+            raise ValueError(f"data set {self.dataset.card.name} has no labels")
+        rows, device = flat_ranges(starts, lengths), sequences.items.device
+        events, targets = (torch.from_numpy(self.dataset.labels[at]).to(device) for at in (rows, rows + 1))
+        place = sequences.segments * self.sequence_length + sequences.positions
+        by_hash = randomness.hashes(randomness.key(self.seed, Stream.CLICK_CASES, step), place).argsort(stable=True)
+        order = by_hash[sequences.segments[by_hash].argsort(stable=True)]  # windows together, in them by hash
+        cases = torch.empty_like(place, dtype=torch.bool)
+        cases[order] = sequences.positions < self.click_cases
+        return BatchLabels(events, targets, cases)
 
     def _draw_negatives(self, step: int, sequences: PackedSequences) -> Tensor:
         """Uniform over the catalogue, with replacement, the positives not excluded (the objective masks them)."""

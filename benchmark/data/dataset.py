@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import typing
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -20,6 +21,14 @@ Split = Literal["validation", "test"]
 Int8 = np.ndarray[Any, np.dtype[np.int8]]
 Int32 = np.ndarray[Any, np.dtype[np.int32]]
 Int64 = np.ndarray[Any, np.dtype[np.int64]]
+
+
+class Ids(typing.Protocol):
+    """A list of ids, or what slices like one, such as a series."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, place: slice) -> Iterable[str]: ...
+
 
 # The columns of split.npy.
 TRAIN_END, VALIDATION, TEST = 0, 1, 2
@@ -75,7 +84,8 @@ class DataCard:
     settings or "none". created_by: versions of the packages that wrote the folder. labels: what labels.npy holds, None
     without it. targets: for each split, the users who have one. cold_targets: for each split, the share of them whose
     target has no training event. cutoffs: the times at which validation and test begin, of protocol temporal.
-    count_deviations: how the counts differ from those that the definition expects, where that was accepted.
+    text_changes: texts that were cleaned, by field and what was changed. count_deviations: how the counts differ from
+    those that the definition expects, where that was accepted.
     """
 
     format_version: int
@@ -100,6 +110,7 @@ class DataCard:
     labels: LabelFacts | None = None
     targets: dict[str, int] | None = None
     cold_targets: dict[str, float | None] | None = None
+    text_changes: dict[str, int] = field(default_factory=dict)
     cutoffs: dict[str, int] | None = None
     count_deviations: list[str] = field(default_factory=list)
 
@@ -111,13 +122,7 @@ class DataCard:
         """Raises ValueError, KeyError or TypeError for anything but what to_json writes."""
         content = json.loads(text)
         known = {item.name for item in fields(cls)}
-        newer = {
-            "labels",
-            "targets",
-            "cold_targets",
-            "cutoffs",
-            "count_deviations",
-        }
+        newer = {item.name for item in fields(cls) if item.default is None or callable(item.default_factory)}
         if not known - newer <= set(content) <= known:
             raise ValueError("its keys are not those of a data card")
         content["counts"] = Counts(**content["counts"])
@@ -239,8 +244,8 @@ def training_events(offsets: Int64, split: Int32) -> np.ndarray[Any, np.dtype[np
 
 def split_hash(
     protocol: str,
-    item_ids: Iterable[str],
-    user_ids: Iterable[str],
+    item_ids: Ids,
+    user_ids: Ids,
     offsets: Int64,
     items: Int32,
     timestamps: Int64,
@@ -249,7 +254,7 @@ def split_hash(
     """SHA-256 of everything that decides a result's data: the protocol, the ids in index order, and the arrays as
     little-endian bytes. Each list of ids is preceded by its length; every id ends its line."""
     digest = hashlib.sha256(f"hllm-bench split 1 {protocol}\n".encode("ascii"))
-    for ids in (list(item_ids), list(user_ids)):
+    for ids in (item_ids, user_ids):
         digest.update(f"{len(ids)}\n".encode("ascii"))
         for start in range(0, len(ids), 65_536):
             digest.update("".join(f"{name}\n" for name in ids[start : start + 65_536]).encode())

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import polars as pl
 
-from benchmark.data import csv_dataset, movielens
+from benchmark.data import amazon, csv_dataset, movielens
 from benchmark.data.dataset import (
     FORMAT_VERSION,
     Counts,
@@ -25,13 +25,14 @@ from benchmark.data.dataset import (
     split_hash,
 )
 from benchmark.data.delimited import BadRows, OnBadRows
-from benchmark.data.events import Events, count_deviations, counted, filtered, present
+from benchmark.data.events import Bools, Events, Ids, count_deviations, counted, filtered, present
+from benchmark.data.raw_tables import InteractionFile, ItemTable, without
 from benchmark.data.sources import DatasetDefinition
 from benchmark.data.splits import Sequences, split_events, split_facts
 from benchmark.errors import UserError
 from benchmark.files import write_atomically
 
-READERS = {"movielens": movielens.read, "csv": csv_dataset.read}
+READERS: dict[str, Any] = {"movielens": movielens, "csv": csv_dataset, "amazon": amazon}
 OnOtherCounts = Literal["fail", "accept"]
 
 
@@ -61,53 +62,94 @@ def prepare(
             "(event_times: false); use another protocol"
         )
     bad = BadRows(on_bad_rows)  # type: ignore[arg-type]
-    raw = READERS[definition.reader](definition, bad)
-    user_ids = raw.interactions["user_id"].unique().sort()  # polars orders strings by their UTF-8 bytes
-    item_ids = pl.concat([raw.interactions["item_id"], raw.items["item_id"]]).unique().sort()
-    events = Events(
-        _codes(raw.interactions["user_id"], user_ids),
-        _codes(raw.interactions["item_id"], item_ids),
-        raw.interactions["timestamp"].to_numpy().astype(np.int64, copy=False),
-        raw.interactions["label"].to_numpy() if definition.label is not None else None,
-    )
-    texts, sources = raw.items, list(raw.sources)
-    del raw  # the strings of all rows are the largest thing in memory
-
-    dropped = dict(sorted(bad.dropped.items()))
-    events, candidates = filtered(events, len(item_ids), definition.filter, dropped)
+    reader = READERS[definition.reader]
+    interactions_path, items_path = definition.files()
+    users, items, table, catalogue = Ids(), Ids(), None, None
+    if definition.missing_text == "fail":  # then interactions of items without a record are bad rows
+        table = reader.items(definition, items_path, None, bad)
+        catalogue = (items_path.name, len(items.codes(table.frame["item_id"])))
+    file = reader.interactions(definition, interactions_path, bad)
+    events = _read_events(file, users, items, catalogue, bad)
+    dropped: dict[str, int] = {}
+    events, candidates = filtered(events, len(items) if catalogue is None else catalogue[1], definition.filter, dropped)
+    if table is None:  # their texts take most memory: those of dropped items are not kept
+        wanted = items.names().filter(pl.Series(candidates)) if definition.filter is not None else None
+        table = reader.items(definition, items_path, wanted, bad)
+        if wanted is None:  # the item file is part of the catalogue
+            items.codes(table.frame["item_id"])
+            candidates = np.ones(len(items), dtype=np.bool_)
     deviations = count_deviations(definition, counted(events, candidates))
     if deviations and on_other_counts == "fail":
         raise UserError(
             f"data set {definition.name}: {', '.join(deviations)}; the raw files are not those that the definition "
             "describes: get them again, mend `expected` and `filter`, or accept it with --on-other-counts accept"
         )
+    events, user_ids = _by_user_id(events, users)
     try:
         sequences = split_events(events, len(user_ids), protocol, definition.tied_order, dropped)
     except UserError as error:
         raise UserError(f"data set {definition.name}: {error}") from error
     del events
     if protocol != "meta":
-        candidates = present(sequences.items, len(item_ids))
-    numbers = (np.cumsum(candidates) - 1).astype("<i4")
-    sequences = replace(sequences, items=numbers[sequences.items])
-    user_ids, item_ids = user_ids.filter(pl.Series(sequences.users)), item_ids.filter(pl.Series(candidates))
+        candidates = present(sequences.items, len(candidates))
+    item_ids, numbers = _sorted_ids(items, candidates)
+    sequences = replace(sequences, items=numbers[sequences.items].astype("<i4", copy=False))
+    user_ids = user_ids.filter(pl.Series(sequences.users))
+    left_out = dict(sorted(bad.dropped.items())) | dropped
+    sources = [file.source, table.source]
     return _write(
-        definition, protocol, output_folder, sequences, user_ids, item_ids, texts, dropped, sources, deviations
+        definition, protocol, output_folder, sequences, user_ids, item_ids, table, left_out, sources, deviations
     )
 
 
-def _codes(values: pl.Series, ids: pl.Series) -> Int32:
-    """(n,) the place of each value among the sorted ids, which have them all."""
-    return values.cast(pl.Enum(ids)).to_physical().to_numpy().astype(np.int32)
+def _read_events(
+    file: InteractionFile, users: Ids, items: Ids, catalogue: tuple[str, int] | None, bad: BadRows
+) -> Events:
+    """The interactions as numbers, in the file's order. catalogue: the item file's name and how many items it has, if
+    an interaction with any other item is a bad row."""
+    parts: list[tuple[np.ndarray[Any, Any], ...]] = []
+    for batch in file.batches():
+        frame = batch.with_columns(pl.col("user_id").cast(users.dtype), pl.col("item_id").cast(items.dtype))
+        item_numbers = items.numbers(frame["item_id"])
+        if catalogue is not None and (item_numbers >= catalogue[1]).any():
+            name, known = catalogue
+            reason = f"interaction with an item that {name} does not have"
+            found = f"item {{}} has no usable record in {name} (or keep such items with `missing_text: allow`)"
+            frame = without(frame, pl.Series(item_numbers >= known), file.path, "item_id", reason, found, bad)
+            item_numbers = items.numbers(frame["item_id"])
+        columns = [users.numbers(frame["user_id"]), item_numbers, frame["timestamp"].to_numpy()]
+        parts.append((*columns, frame["label"].to_numpy()) if "label" in frame.columns else tuple(columns))
+    if not sum(len(part[0]) for part in parts):
+        raise UserError(f"{file.path} has no usable rows below its header: a data set needs interactions")
+    joined = []
+    for place in range(len(parts[0])):
+        joined.append(np.concatenate([part[place] for part in parts]))
+        parts = [(*part[:place], np.empty(0), *part[place + 1 :]) for part in parts]  # frees what was joined
+    return Events(joined[0], joined[1], joined[2], joined[3] if len(joined) > 3 else None)
+
+
+def _by_user_id(events: Events, users: Ids) -> tuple[Events, pl.Series]:
+    """The events with users numbered in the order of their ids, and these ids, of users with events."""
+    ids, numbers = _sorted_ids(users, present(events.users, len(users)))
+    return replace(events, users=numbers[events.users]), ids
+
+
+def _sorted_ids(ids: Ids, kept: Bools) -> tuple[pl.Series, Int32]:
+    """The kept ids sorted (polars does so by their UTF-8 bytes), and where each number among them went."""
+    names = ids.names().head(len(kept)).filter(pl.Series(kept))
+    order = names.arg_sort().to_numpy()
+    numbers = np.full(len(kept), -1, dtype=np.int32)
+    numbers[np.flatnonzero(kept)[order]] = np.arange(len(order), dtype=np.int32)
+    return names.gather(order), numbers
 
 
 def _write(
     definition: DatasetDefinition, protocol: str, folder: Path, sequences: Sequences, user_ids: pl.Series,
-    item_ids: pl.Series, texts: pl.DataFrame, dropped: dict[str, int], sources: list[Any],
+    item_ids: pl.Series, table: ItemTable, dropped: dict[str, int], sources: list[Any],
     deviations: list[str],
 ) -> DataCard:  # fmt: skip
     """Write the folder, the card last."""
-    items = item_ids.to_frame("item_id").join(texts, on="item_id", how="left", maintain_order="left")
+    items = item_ids.to_frame("item_id").join(table.frame, on="item_id", how="left", maintain_order="left")
     fields = items.columns[1:]
     no_text = items.select(pl.all_horizontal(pl.col(name).is_null() for name in fields).sum()).item() if fields else 0
     arrays = {name: getattr(sequences, name) for name in ("items", "timestamps", "offsets", "split")}
@@ -126,11 +168,12 @@ def _write(
         dropped={reason: count for reason, count in dropped.items() if count},
         filter=definition.filter.model_dump() if definition.filter else "none",
         sources=sources,
-        split_sha256=split_hash(protocol, item_ids.to_list(), user_ids.to_list(), **arrays),
+        split_sha256=split_hash(protocol, item_ids, user_ids, **arrays),
         licence=definition.licence,
         terms=definition.terms,
         created_by=_versions(),
         labels=labels,
+        text_changes=table.changed,
         cutoffs=sequences.cutoffs,
         count_deviations=deviations,
         **split_facts(sequences, len(item_ids)),

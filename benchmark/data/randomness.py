@@ -27,6 +27,7 @@ class Stream(IntEnum):
     TIED_ORDER = 5
     USER_SAMPLE = 6
     HISTORY_ORDER = 7
+    CLICK_CASES = 8
 
 
 def _signed(x: int) -> int:

@@ -6,11 +6,14 @@ method, the table's block, its row, and the user's overrides.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
-from benchmark.data.sources import load_definitions
+from pydantic import BaseModel
+
+from benchmark.data.sources import DatasetDefinition, load_definitions
 from benchmark.errors import UserError
 from benchmark.experiments.files import (
     Block,
@@ -24,6 +27,10 @@ from benchmark.experiments.files import (
 )
 from benchmark.experiments.run import Run
 from benchmark.settings import Settings, read_yaml, validated
+
+Model = TypeVar("Model", bound=BaseModel)
+
+NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}"  # of a preset, method or table
 
 
 class PlannedRow(Settings):
@@ -65,34 +72,48 @@ class Configuration:
 
     def __init__(self, folder: Path = Path("config"), overrides: Path | None = None) -> None:
         self.folder = folder
+        self._files: dict[Path, BaseModel] = {}
+        self._definitions: dict[str, DatasetDefinition] | None = None
         self.overrides = Overrides()
         if overrides is not None:
             self.overrides = validated(Overrides, read_yaml(overrides), str(overrides))
 
     def preset(self, name: str) -> PresetFile:
-        path = self.folder / "presets" / f"{name}.yaml"
-        return validated(PresetFile, read_yaml(path), str(path))
+        return self._file("presets", name, PresetFile)
 
     def method(self, name: str) -> MethodFile:
-        path = self.folder / "methods" / f"{name}.yaml"
-        return validated(MethodFile, read_yaml(path), str(path))
+        return self._file("methods", name, MethodFile)
 
     def table(self, name: str) -> TableFile:
-        path = self.folder / "tables" / f"{name}.yaml"
-        return validated(TableFile, read_yaml(path), str(path))
+        return self._file("tables", name, TableFile)
+
+    def _file(self, part: str, name: str, kind: type[Model]) -> Model:
+        """A file of a folder under config/, read once. Its name becomes part of paths and commands."""
+        if not re.fullmatch(NAME, name):
+            raise UserError(
+                f"{self.folder / part} has nothing named {name!r}; names are of letters, digits, ., - and _"
+            )
+        path = self.folder / part / f"{name}.yaml"
+        if path not in self._files:
+            self._files[path] = validated(kind, read_yaml(path), str(path))
+        return cast(Model, self._files[path])
 
     def tables(self, preset: str) -> list[str]:
         """Names of the tables that have blocks for a preset."""
         names = sorted(path.stem for path in (self.folder / "tables").glob("*.yaml"))
         return [name for name in names if preset in self.table(name).presets]
 
-    def dataset_definition(self, name: str) -> dict[str, Any]:
-        """What decides a data set's content."""
+    def dataset_definition(self, name: str, labels: bool = False) -> dict[str, Any]:
+        """What decides a data set's content; labels: that of its labels too."""
         path = self.folder / "datasets.yaml"
-        definitions = load_definitions(path)
+        if self._definitions is None:
+            self._definitions = load_definitions(path)
+        definitions = self._definitions
         if name not in definitions:
             raise UserError(f"{path} has no data set {name!r}; it has: {', '.join(sorted(definitions))}")
-        return definitions[name].decisive()
+        definition = definitions[name]
+        label = {"label": definition.label.model_dump(mode="json")} if labels and definition.label else {}
+        return {**definition.decisive(), **label}
 
     def plan(self, table: str, preset: str, seeds: Iterable[int] | None = None) -> PlannedTable:
         """Resolve every run of a table on a preset; seeds: instead of the overrides', its blocks' and the preset's."""
@@ -122,6 +143,8 @@ class Configuration:
         method = self.method(row.method)
         label = row.label or (f"{method.label} ({row.variant})" if row.variant else method.label)
         where = f"{where}, row {label!r}"
+        layers = self._layers(row, label, method, block, preset)
+        predicts_clicks = (layers["training"] or {}).get("click") is not None
         content = {
             "id": "",
             "method": row.method,
@@ -130,8 +153,8 @@ class Configuration:
             "class": method.class_,
             "dataset": block.dataset,
             "protocol": block.protocol,
-            "dataset_definition": self.dataset_definition(block.dataset),
-            **self._layers(row, label, method, block, preset),
+            "dataset_definition": self.dataset_definition(block.dataset, predicts_clicks),
+            **layers,
         }
         runs = []
         for place, seed in enumerate(seeds):

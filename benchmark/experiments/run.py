@@ -21,8 +21,10 @@ FORMAT = 2  # of what a run's id covers; raise it when the same settings come to
 
 
 class NegativeSettings(Settings):
+    """sharing "in_batch" takes the last targets of the batch's windows for negatives, and count has no meaning."""
+
     count: int = Field(gt=0)
-    sharing: Literal["shared", "per_position"] = "shared"
+    sharing: Literal["shared", "per_position", "in_batch"] = "shared"
     mask: Literal["cosine", "id", "both", "none"] = "cosine"
 
 
@@ -46,6 +48,28 @@ class ScheduleSettings(Settings):
     warmup: float = Field(0.0, ge=0, lt=1)
 
 
+class DenseAllActionSettings(Settings):
+    """Events of a window, the newest, that are targets, and of its history, the newest, that predict them."""
+
+    history_events: int = Field(10, gt=0)
+    target_events: int = Field(1, gt=0)
+
+
+class ClickSettings(Settings):
+    """Clicks are predicted: the loss is generative_weight * L_gen + L_cls (paper section 3.3; lambda is unpublished).
+
+    history: which earlier events of the user a method reads, "all" or those labelled positive. cases_per_window:
+    targets of a window whose labels one step predicts. validation_share, test_share: of all events, the latest, whose
+    labels are predicted (`benchmark.data.click_cases`).
+    """
+
+    history: Literal["all", "positive"] = "positive"
+    generative_weight: float = Field(0.0, ge=0)
+    cases_per_window: int = Field(gt=0)
+    validation_share: float = Field(0.1, gt=0, lt=0.5)
+    test_share: float = Field(0.1, gt=0, lt=0.5)
+
+
 class TrainingSettings(Settings):
     """sequence_length: events a window's input may hold; a window has one more, its last target. windows: all that a
     user's training events are cut into, or the last or the first one alone.
@@ -54,7 +78,9 @@ class TrainingSettings(Settings):
     validation score after which training stops. selection: "best" keeps the weights of the best epoch on validation,
     "last" those of the last (protocols without validation). user_share: of the users whose events are trained on; a
     smaller share is part of a larger one, and all users are ranked (figure 3). order: "shuffled" puts each user's
-    training items in a random order, a control that tells whether a method uses it.
+    training items in a random order, a control that tells whether a method uses it. click: for methods that predict
+    clicks; selection_metric is then auc or group_auc. objective: "infonce" of the paper; "dense_all_action" of LEARN;
+    "bce" and "bpr" of one negative a position, on scores that no temperature divides.
     """
 
     sequence_length: int = Field(gt=0)
@@ -71,6 +97,9 @@ class TrainingSettings(Settings):
     minimum_surviving_negatives: float = Field(0.5, ge=0)
     user_share: float = Field(1.0, gt=0, le=1)
     order: Literal["chronological", "shuffled"] = "chronological"
+    click: ClickSettings | None = None
+    objective: Literal["infonce", "dense_all_action", "bce", "bpr"] = "infonce"
+    dense_all_action: DenseAllActionSettings = DenseAllActionSettings()
 
 
 class EvaluationSettings(Settings):

@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 Chunked = Literal["items", "histories"]
 
+_ROWS_OF_SPREAD = 8192  # most items whose spread is looked at
+
 
 @dataclass(frozen=True)
 class StepFigures:
@@ -88,7 +90,7 @@ class Engine:
         self.processes.send_from_first([p.data for p in self.parameters()])
         self.precision = Precision(model, device, bf16=bf16)
         objective.compiled = compiled
-        self._comparable = torch.compile(model.comparable, dynamic=True) if compiled else model.comparable
+        self._comparable = torch.compile(model.comparable) if compiled else model.comparable
         if compiled:
             compile_layers(model)
         self.items = ItemEmbedder(model, device, self.precision, item_chunk)
@@ -287,10 +289,18 @@ class Engine:
     def comparable(self, embeddings: Tensor) -> Tensor:
         return self._comparable(embeddings)
 
+    def call(self, function: str, *arguments: Any) -> Tensor:
+        """Another function of the model, in the run's precision."""
+        with self.precision():
+            found: Tensor = getattr(self.model, function)(*arguments)
+        return found
+
 
 @torch.no_grad()
 def mean_cosine(vectors: Tensor) -> Tensor:
-    """(u, d) -> (): the mean cosine of two different rows; 0 where there is one row alone."""
+    """(u, d) -> (): the mean cosine of two different rows; 0 where there is one row alone. Of many, every k-th row is
+    looked at."""
+    vectors = vectors[:: -(-len(vectors) // _ROWS_OF_SPREAD)]
     count = len(vectors)
     total = F.normalize(vectors, dim=-1).sum(0).square().sum()
     return (total - count) / max(1, count * (count - 1))

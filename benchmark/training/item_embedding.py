@@ -15,8 +15,8 @@ from benchmark.recommender import SequentialRecommender, item_chunks
 log = logging.getLogger(__name__)
 
 _FIRST_CHUNK = 4096  # of an item's size (tokens), before anything has been measured
-_LARGEST_CHUNK = 1 << 15  # beyond it, kernels get no faster
-_SHARE_OF_A_CHUNK = 0.3  # of the memory for graphs: room for a chunk to be recomputed in, and for fine division
+_LARGEST_CHUNK = 24_576  # beyond it, kernels get no faster
+_SHARE_OF_A_CHUNK = 0.4  # of the memory for graphs: one chunk's own needs beside its graph must find room too
 _SPARE_BYTES = 3 << 29  # for what no measurement sees: workspaces, fragments
 _SPARE_SHARE = 0.02
 

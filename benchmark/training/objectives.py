@@ -64,6 +64,9 @@ class RunningModel(Protocol):
 
     def comparable(self, embeddings: Tensor) -> Tensor: ...
 
+    def call(self, function: str, *arguments: Any) -> Tensor:
+        """Another function of the method by its name, for objectives that know more of it than the contract."""
+
 
 class Objective(nn.Module, ABC):
     """What a step minimises. Its parameters, if any, are few: every process holds all of them.
@@ -174,50 +177,60 @@ class InfoNCE(Objective):
         self, predicted: Tensor, table: Tensor, positives: Tensor, negatives: Tensor, ids: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         candidates = torch.cat([positives[:, None], negatives], dim=1)
-        scores = self._scores_of_own(predicted, table, candidates)
         masked = torch.zeros_like(negatives, dtype=torch.bool)
+        if self.compiled and not _few_rows(table, candidates):
+            scores, similar = _ScoresOfOwn.apply(predicted, table[positives].detach(), table, candidates)
+            similar = similar[:, 1:]
+        else:
+            scores, similar = _scores_of_own(predicted, table, candidates), None
         if self.masking in ("cosine", "both"):
             with torch.no_grad():
-                masked |= self._scores_of_own(table[positives], table, negatives) > self.similar_threshold
+                similar = _scores_of_own(table[positives], table, negatives) if similar is None else similar
+                masked |= similar > self.similar_threshold
         if self.masking in ("id", "both"):
             masked |= ids[positives][:, None] == ids[negatives]
         return scores[:, :1], scores[:, 1:], masked
 
-    def _scores_of_own(self, vectors: Tensor, table: Tensor, chosen: Tensor) -> Tensor:
-        """vectors: (t, d); table: (u, d); chosen: (t, n) rows of table -> (t, n) products of each vector with its own.
 
-        With few distinct items all products are made and n of them picked; with many, the n vectors are gathered. What
-        decides is which of the two writes less to memory.
-        """
-        if table.shape[0] <= chosen.shape[1] * table.shape[1]:
-            return (vectors @ table.T).gather(1, chosen)
-        if self.compiled:
-            scores: Tensor = _ScoresOfOwn.apply(vectors, table, chosen)
-            return scores
-        step = max(1, _PAIRS_AT_ONCE // chosen.shape[1])
-        parts = zip(vectors.split(step), chosen.split(step), strict=True)
-        return torch.cat([torch.einsum("cd,cnd->cn", part, F.embedding(own, table)) for part, own in parts])
+def _few_rows(table: Tensor, chosen: Tensor) -> bool:
+    """Whether all products with the table's rows take less memory than the rows that are chosen."""
+    return table.shape[0] <= chosen.shape[1] * table.shape[1]
+
+
+def _scores_of_own(vectors: Tensor, table: Tensor, chosen: Tensor) -> Tensor:
+    """vectors: (t, d); table: (u, d); chosen: (t, n) rows of table -> (t, n) dot products of each vector with its own.
+
+    With few distinct items all products are made and n of them picked; with many, the n vectors are gathered. What
+    decides is which of the two writes less to memory.
+    """
+    if _few_rows(table, chosen):
+        return (vectors @ table.T).gather(1, chosen)
+    step = max(1, _PAIRS_AT_ONCE // chosen.shape[1])
+    parts = zip(vectors.split(step), chosen.split(step), strict=True)
+    return torch.cat([torch.einsum("cd,cnd->cn", part, F.embedding(own, table)) for part, own in parts])
 
 
 class _ScoresOfOwn(torch.autograd.Function):
-    """(vectors[:, None] * table[chosen]).sum(-1), whose compiled kernels never write the (t, n, d) vectors to memory,
-    neither forward nor, as the ordinary gradient would, backward."""
+    """`_scores_of_own` of vectors, and without gradient of others, whose compiled kernels never write the (t, n, d)
+    chosen vectors to memory, neither forward nor, as the ordinary gradient would, backward."""
 
     @staticmethod
-    def forward(ctx: Any, vectors: Tensor, table: Tensor, chosen: Tensor) -> Tensor:
+    def forward(ctx: Any, vectors: Tensor, others: Tensor, table: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(vectors, table, chosen)
-        scores: Tensor = compiled(_gathered_products)(vectors, table, chosen)
-        return scores
+        scores, similar = compiled(_gathered_products)(vectors, others, table, chosen)
+        ctx.mark_non_differentiable(similar)
+        return scores, similar
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, Tensor, None]:
         vectors, table, chosen = ctx.saved_tensors
         to_vectors, to_table = compiled(_gathered_products_gradient)(gradients[0].contiguous(), vectors, table, chosen)
-        return to_vectors, to_table, None
+        return to_vectors, None, to_table, None
 
 
-def _gathered_products(vectors: Tensor, table: Tensor, chosen: Tensor) -> Tensor:
-    return (vectors[:, None, :] * table[chosen]).sum(-1)
+def _gathered_products(vectors: Tensor, others: Tensor, table: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    rows = table[chosen]
+    return (vectors[:, None, :] * rows).sum(-1), (others[:, None, :] * rows).sum(-1)
 
 
 def _gathered_products_gradient(
@@ -237,4 +250,17 @@ def _cross_entropy(own: Tensor, rest: Tensor, masked: Tensor, scale: Tensor) -> 
 def objective_for(training: TrainingSettings) -> Objective:
     """The objective that a run's settings name."""
     temperature = Temperature(training.temperature.initial, training.temperature.learnable)
-    return InfoNCE(temperature, training.negatives.mask)
+    # These build on this module.
+    from benchmark.training.click import ClickObjective
+    from benchmark.training.dense_all_action import DenseAllAction
+    from benchmark.training.one_negative import OneNegative
+
+    if training.objective == "dense_all_action":
+        dense = training.dense_all_action
+        return DenseAllAction(temperature, dense.history_events, dense.target_events)
+    if training.objective != "infonce":
+        return OneNegative(training.objective)
+    generative = InfoNCE(temperature, training.negatives.mask)
+    if training.click is None:
+        return generative
+    return ClickObjective(generative, training.click.generative_weight, training.click.history)

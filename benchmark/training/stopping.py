@@ -32,8 +32,10 @@ def stop_request() -> Iterator[StopRequest]:
         yield request
         return
     before = {number: signal.signal(number, request) for number in SIGNALS}
+    mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # one that came earlier comes now (benchmark/launch.py)
     try:
         yield request
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -26,6 +26,7 @@ from benchmark.experiments import Run
 from benchmark.processes import Processes
 from benchmark.recommender import SelfTrainedRecommender, SequentialRecommender
 from benchmark.training.checkpoint import load_weights, save_weights
+from benchmark.training.click import click_validation_metrics, clicks_of
 from benchmark.training.engines import make_engine
 from benchmark.training.objectives import objective_for
 from benchmark.training.progress import Progress, learning_rate_factor, write_record
@@ -44,8 +45,8 @@ class Trainer:
     """Trains one run in its folder, from wherever the folder's state says it stands, until it is asked to stop.
 
     model.safetensors (the weights that are ranked) and training.csv (a row an epoch) are written at the end; the folder
-    state and best.safetensors are what a stopped run continues from, until `clear` removes them. Every process of the
-    job has a trainer; the first one writes.
+    state and the best epoch's weights are what a stopped run continues from, until `clear` removes them. Every process
+    of the job has a trainer; the first one writes.
     """
 
     def __init__(
@@ -58,9 +59,11 @@ class Trainer:
         stop: StopRequest | None = None,
         processes: Processes | None = None,
     ) -> None:
-        self.run, self.dataset, self.folder, self.device = run, dataset, folder, device
         self.stop, self.processes = stop or StopRequest(), processes or Processes()
         settings = run.training
+        self.clicks = clicks_of(run, dataset)
+        dataset = self.clicks.dataset if self.clicks else dataset
+        self.run, self.dataset, self.folder, self.device = run, dataset, folder, device
         self.model, self.objective = model.to(device), objective_for(settings).to(device)
         self.batches = TrainingBatches(
             dataset,
@@ -71,6 +74,7 @@ class Trainer:
             seed=run.seed,
             user_share=settings.user_share,
             order=settings.order,
+            click_cases=settings.click.cases_per_window if settings.click else 0,
         )
         if not len(self.batches.starts):
             raise UserError(f"data set {run.dataset} has no user with two training events, so nothing can be trained")
@@ -125,14 +129,24 @@ class Trainer:
         """Remove what a stopped training would continue from."""
         self.states.remove()
         if self.processes.first:
-            (self.folder / "best.safetensors").unlink(missing_ok=True)
+            self._remove_weights_but(None)
 
     def _finish(self) -> None:
         best = self.run.training.selection == "best"
         weights = None if best else self.engine.weights()
         if self.processes.first:
-            save_weights(self.folder / "model.safetensors", weights or load_weights(self.folder / "best.safetensors"))
+            save_weights(self.folder / "model.safetensors", weights or load_weights(self._best_weights()))
             write_record(self.folder / "training.csv", self.progress.record)
+
+    def _best_weights(self) -> Path:
+        """The file of the best epoch's weights. Each has its own, so that a state that is continued from finds the
+        weights that it speaks of, even if a later epoch was better and its state was never saved."""
+        return self.folder / f"best-{self.progress.best_epoch}.safetensors"
+
+    def _remove_weights_but(self, kept: Path | None) -> None:
+        for path in self.folder.glob("best-*.safetensors"):
+            if path != kept:
+                path.unlink()
 
     def _train_step(self) -> None:
         began, step = time.perf_counter(), self.progress.step
@@ -189,7 +203,13 @@ class Trainer:
         progress.epoch_sums = {}
         if self.run.training.selection == "best":
             began = time.perf_counter()
-            scores = validation_metrics(self.run, self.dataset, self.model, self.device, self.processes)
+            if self.clicks:
+                scores = click_validation_metrics(self.run, self.clicks, self.model, self.device)
+            else:
+                scores = validation_metrics(self.run, self.dataset, self.model, self.device, self.processes)
+            agreed = torch.tensor(list(scores.values()), dtype=torch.float64)
+            self.processes.send_from_first([agreed])  # what ends the training must not differ in a last bit
+            scores = dict(zip(scores, agreed.tolist(), strict=True))
             row |= scores
             progress.seconds += time.perf_counter() - began
             score = scores[self.run.training.selection_metric]
@@ -197,7 +217,7 @@ class Trainer:
                 progress.best_score, progress.best_epoch = score, epoch
                 weights = self.engine.weights()
                 if weights is not None:
-                    save_weights(self.folder / "best.safetensors", weights)
+                    save_weights(self._best_weights(), weights)
             log.info("epoch %d: loss %.4f, validation %s %.4f (best %.4f, epoch %d)", epoch, row["loss"],
                      self.run.training.selection_metric, score, progress.best_score, progress.best_epoch)  # fmt: skip
         else:
@@ -216,6 +236,8 @@ class Trainer:
             },
             self.engine.fragments(),
         )
+        if self.processes.first:
+            self._remove_weights_but(self._best_weights())
 
     def _stored(self, files: ExitStack) -> StoredState | None:
         """What a stopped training of this run has left, and `progress` from it."""

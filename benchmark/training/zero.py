@@ -68,8 +68,9 @@ class ZeroEngine(Engine):
         self._deepspeed = package.initialize(
             model=model, model_parameters=weights, optimizer=make_optimizer(weights), config=settings
         )[0]
-        for method in ("embed_items", "embed_histories"):
-            setattr(model, method, partial(self._deepspeed, method))
+        for method in ("embed_items", "embed_histories", "click_states", "click_logits"):
+            if hasattr(model, method):
+                setattr(model, method, partial(self._deepspeed, method))
         setattr(model, "item_table", lambda: None)  # noqa: B010  # reads a weight past the hooks
 
     def set_learning_rate(self, rate: float) -> None:

@@ -9,7 +9,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from benchmark.analysis.click_significance import compare_clicks, estimate
-from benchmark.analysis.delong import area_interval, areas, compare_areas
+from benchmark.analysis.delong import areas, difference, interval
 from benchmark.errors import UserError
 from benchmark.evaluation.click_metrics import ClickTable, click_metric
 
@@ -35,9 +35,8 @@ def test_an_example_by_hand():
     found = areas(np.array([1, 1, 1, 0, 0]), np.array([[3.0, 2.0, 1.0, 2.0, 0.0]]))
     assert found.auc[0] == pytest.approx(3 / 4)
     assert found.covariance[0, 0] == pytest.approx(1 / 12)
-    low, high = area_interval(found)
-    assert low == pytest.approx(0.75 - 1.959964 * 12**-0.5)
-    assert high == 1.0
+    reach = 1.959964 * 12**-0.5
+    assert interval(0.75, found.covariance[0, 0]) == pytest.approx((0.75 - reach, 0.75 + reach))
 
 
 @given(st.integers(0, 10_000), st.integers(2, 12), st.integers(2, 12))
@@ -50,17 +49,28 @@ def test_equals_every_pair_one_by_one(seed, m, n):
     assert found.auc == pytest.approx([roc_auc_score(label, row) for row in scores])
     assert found.covariance == pytest.approx(covariance, abs=1e-12)
     assert areas(label, scores, np.arange(m + n)).covariance == pytest.approx(covariance, abs=1e-12)
-    pair = compare_areas(found, 0, 2)
-    variance = covariance[0, 0] + covariance[2, 2] - 2 * covariance[0, 2]
-    assert pair.value == pytest.approx(auc[0] - auc[2])
-    if variance > 1e-12:
-        assert pair.p_value == pytest.approx(2 * stats.norm.sf(abs(pair.value) / variance**0.5))
+
+
+def test_the_paired_test_of_independent_cases_is_delongs():
+    """Every user has one case: the contrast's variance is that of every pair, and the test normal and two-sided."""
+    random = np.random.default_rng(1)
+    label = random.integers(0, 2, 80).astype(np.int8)
+    scores = random.integers(0, 9, (2, 80)) + 2.0 * label
+    auc, covariance = brute_force(label, scores)
+    found = compare_clicks(*([table_of(np.arange(80), label, row)] for row in scores), "auc")
+    deviation = (covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]) ** 0.5
+    assert found.value == pytest.approx(auc[0] - auc[1])
+    assert found.p_value == pytest.approx(2 * stats.norm.sf(abs(found.value) / deviation))
+    assert (found.value - found.low, found.high - found.value) == pytest.approx((1.959964 * deviation,) * 2)
 
 
 def test_a_method_does_not_differ_from_itself():
     random = np.random.default_rng(1)
-    label, row = random.integers(0, 2, 50), random.normal(size=50)
-    assert compare_areas(areas(label, np.stack([row, row])), 0, 1).p_value == 1.0
+    label, row = random.integers(0, 2, 50).astype(np.int8), random.normal(size=50)
+    table = table_of(np.arange(50) // 3, label, row)
+    assert compare_clicks([table], [table], "auc").p_value == 1.0
+    assert difference(0.0, 0.0).p_value == 1.0
+    assert difference(0.1, 0.0).p_value == 0.0
 
 
 def generated(random, users, effect=0.0, spread=1.0):
@@ -85,24 +95,36 @@ def test_intervals_hold_and_tests_are_level_when_users_have_several_cases(metric
     covered, rejected, worlds = 0, 0, 400
     for _ in range(worlds):
         first, second = generated(random, 120)
-        found = estimate(second, metric)
+        found = estimate([second], metric)
         assert found.value == pytest.approx(click_metric(second, metric))
         covered += found.low <= truth <= found.high
-        rejected += compare_clicks(first, second, metric).p_value < 0.05
+        rejected += compare_clicks([first], [second], metric).p_value < 0.05
     assert 0.92 < covered / worlds < 0.98
     assert 0.02 < rejected / worlds < 0.085
 
 
 def test_taking_a_users_cases_as_independent_would_claim_too_much():
     """Here the user decides the label and the logit alike, so that independent cases would give a narrower interval."""
-    found = estimate(generated(np.random.default_rng(2), 300, spread=3.0)[1], "auc")
-    assert found.independent_low is not None
-    assert found.independent_low > found.low
-    assert found.independent_high < found.high
+    found = estimate(generated(np.random.default_rng(2), 300, spread=3.0)[1:], "auc")
+    assert found.low < found.independent[0] < found.value < found.independent[1] < found.high
+
+
+@pytest.mark.parametrize("metric", ["auc", "group_auc", "log_loss"])
+def test_seeds_are_averaged(metric):
+    """The same seed twice is that seed; two seeds are compared by the mean of their values, with less noise."""
+    random = np.random.default_rng(6)
+    first, reference = generated(random, 200, effect=0.3)
+    second = table_of(first.users(), first.label, first.logit + random.normal(size=len(first)))
+    once, twice = (compare_clicks(seeds, [reference], metric) for seeds in ([first], [first, first]))
+    assert (once.value, once.low, once.p_value) == pytest.approx((twice.value, twice.low, twice.p_value))
+    both = compare_clicks([first, second], [reference], metric)
+    values = [click_metric(table, metric) for table in (first, second, reference)]
+    assert both.value == pytest.approx((values[0] + values[1]) / 2 - values[2])
+    assert estimate([first, second], metric).value == pytest.approx((values[0] + values[1]) / 2)
 
 
 def test_other_cases_are_not_compared():
     first, second = generated(np.random.default_rng(3), 20)
     other = table_of(second.users(), 1 - second.label, second.logit)
     with pytest.raises(UserError, match="predicted different cases"):
-        compare_clicks(first, other, "auc")
+        compare_clicks([first], [other], "auc")

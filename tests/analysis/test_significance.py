@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from benchmark.analysis import significance
-from benchmark.analysis.significance import bootstrap_means, compare, holm, mean_intervals, outcomes
+from benchmark.analysis.significance import bootstrap_means, compare, holm, mean_intervals, outcomes, paired_t_test
 from benchmark.errors import UserError
 from benchmark.evaluation.metrics import DEFAULT_METRICS, metric_values
 
@@ -127,11 +127,16 @@ def test_single_means_have_scipys_interval(pair):
 
 
 def test_a_null_difference_is_rejected_one_time_in_twenty():
-    generator, simulations = np.random.default_rng(4), 5000
+    """Two runs that differ by their seeds' noise alone, by the test that `compare` makes."""
+    generator, users, simulations = np.random.default_rng(4), 500, 6000
     rejected = np.zeros(len(METRICS))
-    for _ in range(simulations):
-        method, reference = (outcomes(ranks, METRICS) for ranks in simulated(generator, 500, (2,)))
-        rejected += compare(method, reference, resamples=1).p_value < 0.05
+    for _ in range(simulations // 200):
+        difficulty = generator.normal(4, 2, (200, 1, users))
+        noise = generator.normal(0, 0.7, (200, 2, users))
+        ranks = np.floor(np.exp(np.maximum(difficulty + noise, 0))).clip(1, 3000)
+        values = metric_values(ranks, METRICS)
+        for differences in values[:, 0] - values[:, 1]:
+            rejected += paired_t_test(differences, np.ones(users, np.int64))[1] < 0.05
     assert (np.abs(rejected / simulations - 0.05) < 0.01).all(), rejected / simulations
 
 
@@ -141,18 +146,22 @@ def test_a_null_difference_is_rejected_one_time_in_twenty():
 )
 def test_intervals_cover_the_true_difference(names, cell_limit, simulations):
     generator, shift = np.random.default_rng(6), np.array([[-0.15], [0]])
-    differences = []
+    differences, means = [], []
     for _ in range(40):
         values = metric_values(simulated(generator, 100_000, (2,), shift=shift), names)
         differences.append((values[0] - values[1]).mean(0))
+        means.append(values.mean(1))
     truth = np.mean(differences, axis=0)
-    covered = np.zeros(len(names))
+    relative = np.divide(*np.mean(means, axis=0)) - 1
+    covered, covered_relative = np.zeros(len(names)), np.zeros(len(names))
     for number in range(simulations):
         method, reference = (outcomes(ranks, names) for ranks in simulated(generator, 800, (2,), shift=shift))
         found = compare(method, reference, resamples=1000, seed=number, cell_limit=cell_limit)
         covered += (found.low <= truth) & (truth <= found.high)
+        covered_relative += (found.relative_low <= relative) & (relative <= found.relative_high)
     # Of 1,000 resamples, a percentile interval holds 94.8 %; of 10,000, 94.98 %.
-    assert (np.abs(covered / simulations - 0.95) < 0.01).all(), covered / simulations
+    for share in (covered / simulations, covered_relative / simulations):
+        assert (np.abs(share - 0.95) < 0.01).all(), share
 
 
 def test_holm_equals_the_step_down_procedure():

@@ -1,15 +1,19 @@
 """The fast parser reads a file as the exact one does, or leaves it to that one."""
 
 import csv
+import gzip
+import hashlib
 import io
 import tempfile
 from pathlib import Path
 
+import polars as pl
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from benchmark.data import delimited
-from benchmark.data.delimited import LINE, BadRows, Format, read_table
+from benchmark.data import delimited, raw_files
+from benchmark.data.delimited import LINE, BadRows, DelimitedFile, Format
 from benchmark.errors import UserError
 
 HEADERS = {"csv": b"a,b\n", "atomic": b"a:token\tb:float\n"}
@@ -18,9 +22,16 @@ PIECES["atomic"] = [b"\t" if piece == b"," else piece for piece in PIECES["csv"]
 ROWS = [b"1,2\n", b"x,\n", b",\n", b"1,2\r\n", b",2"]
 
 
+def read_table(path, form, columns, bad):
+    file = DelimitedFile(path, form)
+    frames = list(file.batches(columns, bad))
+    empty = pl.DataFrame(schema=dict.fromkeys(columns, pl.String) | {LINE: pl.UInt32})
+    return pl.concat([empty, *frames]), file.source
+
+
 def outcome(path, form, fast):
-    """Rows, counts and whether polars read them, or the message of the error."""
-    plain = delimited._read_plain
+    """Rows, counts and whether polars read any of them, or the message of the error."""
+    plain = DelimitedFile._plain
     used = []
 
     def watched(*arguments):
@@ -28,7 +39,7 @@ def outcome(path, form, fast):
         used.append(frame is not None)
         return frame
 
-    delimited._read_plain = watched
+    DelimitedFile._plain = watched
     try:
         bad = BadRows("drop")
         frame, source = read_table(path, form, ["b", "a"], bad)
@@ -36,20 +47,28 @@ def outcome(path, form, fast):
     except UserError as error:
         return str(error), any(used)
     finally:
-        delimited._read_plain = plain
+        DelimitedFile._plain = plain
 
 
 @settings(max_examples=400, deadline=None)
-@given(data=st.data(), kind=st.sampled_from(["csv", "atomic"]))
-def test_fast_and_exact_parser_agree(data, kind):
+@given(
+    data=st.data(), kind=st.sampled_from(["csv", "atomic"]), size=st.sampled_from([1, 7, 1 << 20]), packed=st.booleans()
+)
+def test_fast_and_exact_parser_agree(data, kind, size, packed):
+    """Whatever the size of the blocks, each of which takes the parser that it can, packed or not."""
     piece = st.sampled_from(PIECES[kind])
     row = st.sampled_from([r.replace(b",", b"\t") if kind == "atomic" else r for r in ROWS])
     content = b"".join(data.draw(st.lists(row | row | row | piece, max_size=12)))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "file.csv"
-        path.write_bytes(HEADERS[kind] + content)
-        (fast, _), (exact, _) = (outcome(path, Format(kind), choice) for choice in (True, False))
-    assert fast == exact
+        path.write_bytes(gzip.compress(HEADERS[kind] + content) if packed else HEADERS[kind] + content)
+        whole, _ = outcome(path, Format(kind), False)
+        raw_files.BLOCK = size
+        try:
+            (fast, _), (exact, _) = (outcome(path, Format(kind), choice) for choice in (True, False))
+        finally:
+            raw_files.BLOCK = 1 << 25
+    assert fast == exact == whole
 
 
 def test_plain_files_take_the_fast_parser(tmp_path):
@@ -87,12 +106,37 @@ def test_lines_are_counted_across_batches(tmp_path, monkeypatch):
     assert frame.rows() == [("1\n2", 2)] + [(str(n), n + 4) for n in range(10)]
 
 
-def test_bytes_are_counted_across_blocks(tmp_path, monkeypatch):
+def test_a_quoted_record_in_a_large_file_takes_the_slow_parser_for_its_block_alone(tmp_path, monkeypatch):
     path = tmp_path / "file.csv"
-    content = b"a,b\r\n" + "é,ü\r\n".encode() * 20
-    path.write_bytes(content)
-    whole = delimited._inspect(path, Format("csv"), 2)
-    assert (whole.lines, whole.is_utf8, whole.one_record_a_line) == (21, True, True)
-    for size in range(1, 12):
-        monkeypatch.setattr(delimited, "_BLOCK", size)
-        assert delimited._inspect(path, Format("csv"), 2) == whole
+    rows = [f"{n},é{n}" for n in range(300)]
+    rows[150] = '150,"two\nlines, ""quoted"""'
+    path.write_text("\n".join(["a,b", *rows]))
+    monkeypatch.setattr(raw_files, "BLOCK", 100)
+    taken = []
+    plain = DelimitedFile._plain
+    monkeypatch.setattr(DelimitedFile, "_plain", lambda *a: taken.append(plain(*a) is not None) or plain(*a))
+    frame, source = read_table(path, Format("csv"), ["a", "b"], BadRows("fail"))
+    assert frame["b"].to_list() == [f"é{n}" if n != 150 else 'two\nlines, "quoted"' for n in range(300)]
+    assert frame[LINE].to_list() == [n + 2 + (n > 150) for n in range(300)]
+    assert (taken.count(False), len(taken) > 20) == (1, True)
+    assert source.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("header", ["", "user,item,rating,timestamp\n", "user_id,asin,overall,unixReviewTime\n"])
+def test_a_file_with_or_without_its_header(tmp_path, header):
+    path = tmp_path / "ratings.csv"
+    path.write_text(header + "u,0001,5.0,1369699200\nv,0002,1.0,-5\n")
+    form = Format("csv", ("user_id", "item_id", "rating", "timestamp"))
+    frame, _ = read_table(path, form, ["item_id", "timestamp"], BadRows("fail"))
+    first = 2 if header else 1
+    assert frame.rows() == [("0001", "1369699200", first), ("0002", "-5", first + 1)]
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed"])
+def test_a_damaged_gzip_file_is_told(tmp_path, damage):
+    path = tmp_path / "file.csv.gz"
+    packed = gzip.compress(b"a,b\n" + b"1,2\n" * 1000)
+    packed = packed[:-12] if damage == "cut" else packed[:-8] + bytes([packed[-8] ^ 1]) + packed[-7:]
+    path.write_bytes(packed)
+    with pytest.raises(UserError, match="is damaged or cut short"):
+        read_table(path, Format("csv"), ["a"], BadRows("drop"))

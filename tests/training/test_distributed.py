@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import signal
 import socket
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,11 +16,12 @@ from benchmark.data.batches import Negatives, TrainingBatches
 from benchmark.data.dataset import load_dataset
 from benchmark.errors import OneProcessError, StoppedError, UserError
 from benchmark.evaluation.ranking import rank_cases
-from benchmark.experiments import ExecutionSettings
+from benchmark.experiments import ExecutionSettings, OptimizerSettings
 from benchmark.processes import Processes, joined, leave_group
 from benchmark.recommender import SequentialRecommender
 from benchmark.training.checkpoint import load_weights
-from benchmark.training.engines import chosen_engine
+from benchmark.training.engines import chosen_engine, make_engine
+from benchmark.training.objectives import InfoNCE, Temperature
 from benchmark.training.trainer import Trainer, ranking_settings, seeded
 from tests.training.interactions import prepared
 from tests.training.test_trainer import a_run
@@ -208,11 +208,11 @@ def test_the_engine_is_the_first_that_fits():
     assert chosen_engine(14_000_000_000, 24 * gigabyte, 2) == ("zero3", "all")
 
 
-def test_the_single_engine_refuses_several_processes(jobs):
-    dataset = load_dataset(jobs / "data" / "hllm")
+def test_the_single_engine_refuses_several_processes():
+    model, objective = Encoder(5), InfoNCE(Temperature())
+    optimizer, execution = OptimizerSettings(learning_rate=0.1, weight_decay=0), ExecutionSettings(engine="single")
     with pytest.raises(UserError, match=r"execution.engine is single and there are 2 processes"):
-        Trainer(run_of(dataset, "single"), dataset, Encoder(dataset.item_count), Path("absent"), torch.device("cpu"),
-                processes=Processes(0, 2))  # fmt: skip
+        make_engine(model, objective, optimizer, execution, torch.device("cpu"), Processes(0, 2))
 
 
 def work_on_gpus(rank, port, data, folder, engine, precision):

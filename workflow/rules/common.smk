@@ -9,7 +9,7 @@ from benchmark.errors import UserError
 from benchmark.experiments import Configuration
 
 BENCHMARK = f"{shlex.quote(sys.executable)} -m benchmark"  # the environment that snakemake itself runs in
-KNOWN_OPTIONS = {"preset", "tables", "seeds", "overrides"}
+KNOWN_OPTIONS = {"preset", "tables", "seeds", "overrides", "results", "against", "reference"}
 
 
 def whole_numbers(text):
@@ -86,6 +86,12 @@ def cached_files(run):
     return [f"{RESULTS}/runs/{run.starts_from.run}/item_embeddings.npy"]
 
 
+def result_files(run):
+    """What a table reads of a run: its ranks, or its predicted clicks."""
+    names = ["ranks.parquet", "metrics.csv"] if run.training.click is None else ["clicks.parquet", "serving.csv"]
+    return [f"{RESULTS}/runs/{run.id}/{name}" for name in [*names, "provenance.json"]]
+
+
 # How a run is spread over hosts and GPUs, as its execution settings say; benchmark/launch.py starts it so. `gpus` is a
 # node's, so that --resources gpus=8 is what one host has. The other resources are read by the Slurm executor alone: an
 # empty `mpi` still keeps it from starting the job in a step of its own, and tasks_per_gpu=0 from asking for tasks by GPU.
@@ -130,5 +136,5 @@ wildcard_constraints:
     run="[A-Za-z0-9_.-]+",
     dataset="[A-Za-z0-9_-]+",
     protocol="hllm|meta|temporal",
-    table="[a-z0-9_]+",
+    table="|".join(PLANS),
     tokens="tokens-[0-9a-f]+",

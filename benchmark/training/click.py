@@ -1,0 +1,155 @@
+"""The discriminative objective: lambda * L_gen + L_cls over (history, target, label) cases (paper section 3.3)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmark.data.batches import BatchLabels, TrainingBatch
+from benchmark.data.click_cases import ClickData, click_data, with_requests
+from benchmark.data.dataset import Dataset
+from benchmark.errors import UserError
+from benchmark.evaluation.click_metrics import auc, group_auc, losses
+from benchmark.evaluation.clicks import predict_clicks
+from benchmark.experiments import Run
+from benchmark.recommender import ClickRecommender, PackedSequences, SequentialRecommender
+from benchmark.training.objectives import InfoNCE, Objective, ObjectiveOutput, RunningModel, StepItems
+
+
+class ClickObjective(Objective):
+    """L_cls is binary cross-entropy, its mean taken over the positions of the windows, and the cases that a window has
+    drawn stand for all its positions. L_gen is the generative loss over the events that histories are made of.
+
+    Every case is a sequence of its own: the window's earlier events that count as history, and the request. So the loss
+    for a target reads what a request at that time could, and neither its label nor anything later.
+    """
+
+    def __init__(self, generative: InfoNCE, generative_weight: float, history: Literal["all", "positive"]) -> None:
+        super().__init__()
+        self.generative, self.weight, self.history = generative, generative_weight, history
+        if generative_weight == 0:
+            generative.requires_grad_(False)
+
+    def before_step(self) -> None:
+        self.generative.before_step()
+
+    def state_figures(self) -> dict[str, float]:
+        return self.generative.state_figures() if self.weight else {}
+
+    def items(self, batch: TrainingBatch) -> Tensor:
+        if self.weight:
+            return self.generative.items(batch)
+        return torch.cat([batch.sequences.items, batch.targets])
+
+    def loss(self, model: RunningModel, batch: TrainingBatch, items: StepItems) -> ObjectiveOutput:
+        click = self._click_loss(model, batch, items)
+        figures = {"click_loss": click.detach()}
+        if not self.weight:
+            return ObjectiveOutput(click, figures)
+        pairs = batch if self.history == "all" else positive_pairs(batch)
+        if pairs is None:
+            return ObjectiveOutput(click, figures | {"generative_loss": torch.zeros_like(click)})
+        generative = self.generative.loss(model, pairs, items)
+        figures |= {"generative_loss": generative.loss.detach(), **generative.figures}
+        return ObjectiveOutput(self.weight * generative.loss + click, figures)
+
+    def _click_loss(self, model: RunningModel, batch: TrainingBatch, items: StepItems) -> Tensor:
+        sequences, targets, labels, weights = click_cases(batch, self.history)
+        states = model.call("click_states", sequences, items.of(sequences.items))
+        logits = model.call("click_logits", states, items.of(targets))
+        lost = F.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction="none")
+        return (lost * weights).sum() / batch.totals.positions
+
+
+def click_cases(
+    batch: TrainingBatch, history: Literal["all", "positive"]
+) -> tuple[PackedSequences, Tensor, Tensor, Tensor]:
+    """The c cases of a batch: their sequences with requests, (c,) targets, (c,) labels, and (c,) how many positions of
+    its window each stands for."""
+    events, labels = batch.sequences, _labels(batch)
+    kept = torch.ones_like(labels.cases) if history == "all" else labels.events == 1
+    so_far = kept.cumsum(0)  # events that count, up to and including each position
+    before_window = F.pad(so_far, (1, 0))[events.offsets[:-1]]
+    chosen = labels.cases.nonzero().squeeze(1)
+    window = events.segments[chosen]
+    sequences = with_requests(
+        events.items[kept],
+        events.timestamps[kept],
+        before_window[window],
+        so_far[chosen],
+        batch.targets[chosen],
+        events.next_timestamps[chosen],
+    )
+    drawn = torch.bincount(window, minlength=len(events))
+    return sequences, batch.targets[chosen], labels.targets[chosen], (events.lengths / drawn)[window]
+
+
+def positive_pairs(batch: TrainingBatch) -> TrainingBatch | None:
+    """The windows' positive events alone, each with the next positive one as its target; None without any such pair.
+
+    Means still divide by all positions of the global batch.
+    """
+    labels, events = _labels(batch), batch.sequences
+    last = events.last
+    # All events of the windows, the last targets included: inputs moved by the windows before them.
+    place = torch.arange(len(labels.cases), device=last.device) + events.segments
+    total = len(place) + len(last)
+
+    def joined(inputs: Tensor, ends: Tensor) -> Tensor:
+        return inputs.new_empty(total).index_copy(0, place, inputs).index_copy(0, place[last] + 1, ends)
+
+    kept = joined(labels.events, labels.targets[last]) == 1
+    window = joined(events.segments, events.segments[last])[kept]
+    item = joined(events.items, batch.targets[last])[kept]
+    time = joined(events.timestamps, events.next_timestamps[last])[kept]
+    row = joined(torch.arange(len(place), device=last.device), last)[kept]  # the input event's; of no use for the ends
+    first = torch.nonzero(window[1:] == window[:-1]).squeeze(1)  # positive events that another one follows
+    if not len(first):
+        return None
+    lengths = torch.bincount(window[first], minlength=len(events))
+    lengths = lengths[lengths > 0]
+    sequences = PackedSequences(
+        item[first], time[first], time[first + 1], F.pad(lengths.cumsum(0), (1, 0)), int(lengths.max())
+    )
+    negatives = batch.negatives if batch.negatives.dim() == 1 else batch.negatives[row[first]]
+    return TrainingBatch(sequences, item[first + 1], negatives, batch.totals)
+
+
+def _labels(batch: TrainingBatch) -> BatchLabels:
+    if batch.labels is None:
+        raise ValueError("the batch has no labels: make TrainingBatches with click_cases")
+    return batch.labels
+
+
+def clicks_of(run: Run, dataset: Dataset) -> ClickData | None:
+    """The data set cut by time, for a run that predicts clicks."""
+    click = run.training.click
+    if click is None:
+        return None
+    return click_data(dataset, click.validation_share, click.test_share, click.history)
+
+
+def click_validation_metrics(
+    run: Run, clicks: ClickData, model: SequentialRecommender, device: torch.device
+) -> dict[str, float]:
+    """The metrics of the validation cases."""
+    if run.training.selection_metric not in ("auc", "group_auc"):
+        raise UserError(f"run {run.id} predicts clicks: set training.selection_metric to auc or group_auc")
+    cases = clicks.validation
+    logits = predict_clicks(click_model(run, model), clicks, cases, run.evaluation.sequence_length, device)
+    return {
+        "auc": auc(cases.label, logits),
+        "group_auc": group_auc(cases.user, cases.label, logits),
+        "log_loss": float(losses(cases.label, logits).mean()),
+    }
+
+
+def click_model(run: Run, model: SequentialRecommender) -> ClickRecommender:
+    if not isinstance(model, ClickRecommender):
+        raise UserError(
+            f"run {run.id}: method {run.method} has no click head: leave training.click out, or take a method with one"
+        )
+    return model
