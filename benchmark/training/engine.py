@@ -74,7 +74,7 @@ class Engine:
         self,
         model: SequentialRecommender,
         objective: Objective,
-        optimizer: torch.optim.Optimizer | None,
+        optimizer: torch.optim.Optimizer,
         *,
         device: torch.device,
         bf16: bool,
@@ -84,7 +84,7 @@ class Engine:
         compiled: bool = False,
     ) -> None:
         self.model, self.objective = model, objective
-        self.optimizers = [] if optimizer is None else [optimizer]
+        self.optimizer = optimizer
         self.device, self.history_chunk = device, history_chunk
         self.processes = processes or Processes()
         self.processes.send_from_first([p.data for p in self.parameters()])
@@ -103,9 +103,8 @@ class Engine:
         return learned_parameters(self.model, self.objective)
 
     def set_learning_rate(self, rate: float) -> None:
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
 
     def step(self, batch: TrainingBatch, seed: int | None = None) -> StepFigures:
         """One optimisation step; batch is the global one, on the engine's device.
@@ -143,17 +142,16 @@ class Engine:
 
     def _whole(self, name: str, parameter: nn.Parameter) -> Fragment:
         """A parameter that its optimizer holds as it is."""
-        state: dict[str, Any] = next((o.state[parameter] for o in self.optimizers if parameter in o.state), {})
+        state: dict[str, Any] = self.optimizer.state.get(parameter, {})
         moments = {kind: state[kind].reshape(-1) for kind in MOMENTS if kind in state}
         return Fragment(name, 0, parameter.detach().reshape(-1), moments, float(state.get("step", 0)))
 
     def _restore_whole(self, name: str, parameter: nn.Parameter, stored: StoredState) -> None:
         if not (steps := stored.steps(name)):
             return
-        optimizer = next(o for o in self.optimizers if any(parameter is p for p in o.param_groups[0]["params"]))
-        place = parameter.device if optimizer.defaults.get("fused") else "cpu"  # where AdamW counts its steps
+        place = parameter.device if self.optimizer.defaults.get("fused") else "cpu"  # where AdamW counts its steps
         moments = {kind: stored.moment(kind, name, 0, parameter.numel()) for kind in MOMENTS}
-        optimizer.state[parameter] = {
+        self.optimizer.state[parameter] = {
             "step": torch.tensor(steps, dtype=torch.float32, device=place),
             **{kind: moment.view_as(parameter).to(parameter.device) for kind, moment in moments.items()},
         }
@@ -205,7 +203,7 @@ class Engine:
         sums: dict[str, Tensor] = {}
         for part, weight in self._parts(batch):
             output = self.objective.loss(self, part, items)
-            (output.loss * (weight * self._loss_scale)).backward()
+            (output.loss * weight).backward()
             for name, share in {"loss": output.loss, **output.figures}.items():
                 sums[name] = sums.get(name, 0) + share.detach() * weight
         return sums
@@ -227,19 +225,14 @@ class Engine:
             embedded.backward(gradient)
         self.items.backward()
 
-    # What engines do differently.
-
-    _loss_scale = 1.0  # of the gradients until _update
     _own_items = 0  # that this process has been dealt in the step
 
     def _zero_gradients(self) -> None:
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
 
     def _update(self) -> None:
         sum_gradients(self.processes, list(self.learned().values()))
-        for optimizer in self.optimizers:
-            optimizer.step()
+        self.optimizer.step()
 
     def _together(self, what: Chunked, work: Callable[[], Result]) -> Result:
         """Do what may exceed the memory. If it does in one process, none goes on to the next exchange."""
@@ -306,7 +299,7 @@ def mean_cosine(vectors: Tensor) -> Tensor:
     return (total - count) / max(1, count * (count - 1))
 
 
-def sum_gradients(processes: Processes, parameters: list[nn.Parameter], scale: float = 1.0) -> None:
+def sum_gradients(processes: Processes, parameters: list[nn.Parameter]) -> None:
     """Sum each parameter's gradient over the processes; one that no process has a gradient for keeps none."""
     if processes.count == 1:
         return
@@ -316,7 +309,3 @@ def sum_gradients(processes: Processes, parameters: list[nn.Parameter], scale: f
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
     processes.sum_in_place([p.grad for p in used if p.grad is not None])
-    if scale != 1:
-        for parameter in used:
-            assert parameter.grad is not None
-            parameter.grad *= scale

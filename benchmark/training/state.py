@@ -3,12 +3,11 @@
     state/step-000000120/
         state.json              progress, identity of run and split, and the sizes of the other files
         part-0000.safetensors   process 0's fragments of the learned parameters and of AdamW's moments
-        part-0001.safetensors   process 1's, where the engine spreads them
 
-A fragment is a flat stretch of one parameter with the place where it starts, and says nothing of who held it: one
-process reads what eight have written, and the other way round, in any engine. DeepSpeed's own checkpoints are pickles,
-and would have to be converted for another number of processes. Frozen weights are not written: the run's settings name
-them. Random numbers need no state: they follow from seed and step.
+A fragment is a flat stretch of one parameter with the place where it starts, and says nothing of who held it, so one
+process reads what eight have written, and the other way round. Where every process holds the whole model, the first
+one writes all of it. Frozen weights are not written: the run's settings name them. Random numbers need no state: they
+follow from seed and step.
 """
 
 from __future__ import annotations

@@ -17,16 +17,16 @@ from benchmark.data.dataset import load_dataset
 from benchmark.errors import OneProcessError, StoppedError, UserError
 from benchmark.evaluation.ranking import rank_cases
 from benchmark.experiments import ExecutionSettings, OptimizerSettings
-from benchmark.processes import Processes, joined, leave_group
+from benchmark.processes import Processes, joined
 from benchmark.recommender import SequentialRecommender
 from benchmark.training.checkpoint import load_weights
-from benchmark.training.engines import chosen_engine, make_engine
+from benchmark.training.engines import make_engine
 from benchmark.training.objectives import InfoNCE, Temperature
 from benchmark.training.trainer import Trainer, ranking_settings, seeded
 from tests.training.interactions import prepared
 from tests.training.test_trainer import a_run
 
-ENGINES = ("ddp", "zero1", "zero2", "zero3")
+ENGINES = ("ddp", "auto")
 STOPPED_AFTER = 5
 
 
@@ -118,8 +118,8 @@ def work(rank, port, data, folder):
             for engine in ENGINES:
                 ranks = train(run_of(dataset, engine, chunks=(4, 2)), dataset, folder / engine, processes)
                 np.save(folder / engine / f"ranks{rank}.npy", ranks)
-            train(run_of(dataset, "zero2"), dataset, folder / "stopped by two", processes, STOPPED_AFTER)
-            train(run_of(dataset, "zero3"), dataset, folder / "stopped by one", processes)
+            train(run_of(dataset, "ddp"), dataset, folder / "stopped by two", processes, STOPPED_AFTER)
+            train(run_of(dataset, "ddp"), dataset, folder / "stopped by one", processes)
             run = run_of(dataset, "ddp")
             trainer = Trainer(run, dataset, Encoder(dataset.item_count), folder / "lost", torch.device("cpu"),
                               processes=processes)  # fmt: skip
@@ -164,48 +164,16 @@ def test_two_processes_give_the_losses_weights_and_ranks_of_one(jobs, engine):
 
 
 @pytest.mark.parametrize("name", ["stopped by one", "stopped by two"])
-def test_another_number_of_processes_and_another_engine_continue_to_the_same_result(jobs, name):
-    """One process stopped and two with ZeRO 3 went on; two with ZeRO 2 stopped and one went on."""
+def test_another_number_of_processes_continues_to_the_same_result(jobs, name):
+    """One process stopped and two went on; two stopped and one went on."""
     assert losses(jobs / name) == pytest.approx(losses(jobs / "one"), abs=1e-5)
     assert_same_weights(jobs / "one", jobs / name)
-
-
-def test_engines_that_spread_write_a_part_each(jobs):
-    """The state of the training that was lost was written by the first process alone; ZeRO's by both."""
-    assert len(list((jobs / "zero2" / "state").glob("step-*/part-*"))) == 2 * 2  # two states are kept
-    assert len(list((jobs / "ddp" / "state").glob("step-*/part-*"))) == 2
 
 
 def test_a_lost_process_ends_the_job_with_the_reason(jobs):
     said = (jobs / "said.txt").read_text()
     assert said.startswith("process 0 of 2 lost another one (")
     assert said.endswith("the same command continues from the last saved state")
-
-
-@pytest.mark.parametrize(("engine", "offload"), [("zero2", "optimizer"), ("zero3", "none")])
-def test_zero_with_one_process_gives_what_the_plain_engine_gives(jobs, tmp_path, engine, offload):
-    dataset = load_dataset(jobs / "data" / "hllm")
-    run = run_of(dataset, engine)
-    run = run.model_copy(update={"execution": run.execution.model_copy(update={"offload": offload})})
-    try:
-        ranks = train(run, dataset, tmp_path)
-    finally:
-        leave_group()
-    np.testing.assert_array_equal(ranks, np.load(jobs / "one.npy"))
-    assert losses(tmp_path) == pytest.approx(losses(jobs / "one"), abs=1e-5)
-
-
-def test_the_engine_is_the_first_that_fits():
-    gigabyte, llm = 10**9, 2_200_000_000  # two of 1.1B: 35 GB with gradients and moments
-    assert chosen_engine(llm, None, 1) == ("single", "none")
-    assert chosen_engine(llm, 80 * gigabyte, 1) == ("single", "none")
-    assert chosen_engine(llm, 80 * gigabyte, 2) == ("ddp", "none")
-    assert chosen_engine(llm, 40 * gigabyte, 8) == ("zero1", "none")
-    assert chosen_engine(llm, 24 * gigabyte, 8) == ("zero2", "none")
-    assert chosen_engine(llm, 16 * gigabyte, 8) == ("zero3", "none")
-    assert chosen_engine(llm, 40 * gigabyte, 1) == ("zero2", "optimizer")
-    assert chosen_engine(14_000_000_000, 80 * gigabyte, 8) == ("zero3", "none")
-    assert chosen_engine(14_000_000_000, 24 * gigabyte, 2) == ("zero3", "all")
 
 
 def test_the_single_engine_refuses_several_processes():
@@ -215,12 +183,12 @@ def test_the_single_engine_refuses_several_processes():
         make_engine(model, objective, optimizer, execution, torch.device("cpu"), Processes(0, 2))
 
 
-def work_on_gpus(rank, port, data, folder, engine, precision):
+def work_on_gpus(rank, port, data, folder, precision):
     as_torchrun_would(rank, port)
     torch.cuda.set_device(rank)
     dataset = load_dataset(data)
     with joined() as processes:
-        train(on_gpu(run_of(dataset, engine), precision), dataset, folder, processes, device=f"cuda:{rank}")
+        train(on_gpu(run_of(dataset, "ddp"), precision), dataset, folder, processes, device=f"cuda:{rank}")
 
 
 def on_gpu(run, precision):
@@ -231,10 +199,9 @@ def on_gpu(run, precision):
 @pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("bf16", 1e-2)])
-@pytest.mark.parametrize("engine", ["ddp", "zero2", "zero3"])
-def test_two_gpus_give_the_losses_of_one(jobs, tmp_path, engine, precision, tolerance):
+def test_two_gpus_give_the_losses_of_one(jobs, tmp_path, precision, tolerance):
     data = jobs / "data" / "hllm"
     dataset = load_dataset(data)
     train(on_gpu(run_of(dataset, "single"), precision), dataset, tmp_path / "one", device="cuda:0")
-    assert together(work_on_gpus, data, tmp_path / "two", engine, precision) == [0, 0]
+    assert together(work_on_gpus, data, tmp_path / "two", precision) == [0, 0]
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=tolerance)
