@@ -26,6 +26,7 @@ rule train:
     params:
         processes=processes,
     threads: threads_a_node
+    retries: 2  # of a process that was killed or lost: training continues from its state
     priority: lambda wildcards: 10 if RUNS[wildcards.run].text else 0  # the slow ones first
     resources:
         nodes=nodes,
