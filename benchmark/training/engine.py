@@ -89,8 +89,7 @@ class Engine:
         self.processes = processes or Processes()
         self.processes.send_from_first([p.data for p in self.parameters()])
         self.precision = Precision(model, device, bf16=bf16)
-        for used in self.optimizers:
-            used.register_step_post_hook(lambda *_: self.precision.weights_changed())
+        optimizer.register_step_post_hook(lambda *_: self.precision.weights_changed())
         objective.compiled = compiled
         self._comparable = torch.compile(model.comparable) if compiled else model.comparable
         if compiled:
