@@ -92,7 +92,8 @@ def breakdown(table: ReportTable, block: BlockResult, name: str, kind: Kind) -> 
         for axis, values in zip(axes, (means, gains), strict=False):
             for label, (value, low, high) in values.items():
                 number = list(ranks).index(label)
-                place: Float64 = np.arange(len(groups)) + 0.6 * (number / max(len(ranks) - 1, 1) - 0.5)
+                shift = 0.6 * (number / max(len(ranks) - 1, 1) - 0.5)
+                place = np.asarray(np.arange(len(groups)) + shift, np.float64)
                 own = {"color": style[label]["color"], "marker": style[label]["marker"], "linestyle": "none"}
                 marks_with_intervals(axis, place, value, low, high, label, own)
             axis.set_xticks(range(len(groups)), [group.label for group in groups])
