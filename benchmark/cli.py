@@ -6,7 +6,19 @@ import sys
 
 import typer
 
-from benchmark.commands import clicks, comparison, data, doctor, evidence, recommend, report, results, runs, speed
+from benchmark.commands import (
+    clicks,
+    comparison,
+    data,
+    doctor,
+    evidence,
+    recommend,
+    released,
+    report,
+    results,
+    runs,
+    speed,
+)
 from benchmark.commands.shared import log
 from benchmark.errors import STOPPED, StoppedError, UserError
 
@@ -27,6 +39,7 @@ for verb in (
     evidence.claims,
     evidence.reference,
     speed.speed,
+    released.import_released,
     doctor.doctor,
     report.report,
 ):

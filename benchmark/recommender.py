@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -143,6 +144,14 @@ class SequentialRecommender(nn.Module, ABC):
         """The modules in which nearly all arithmetic happens, such as the layers of a language model. Whoever runs the
         method may compile each of them and let it work on half-precision copies of its weights."""
         return []
+
+    def read_released(self, path: Path) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """A checkpoint that the method's authors released, as this model's state and what else the file says.
+
+        Only the shapes of this model's weights are looked at. Raises ValueError with one sentence if the file is
+        missing, damaged or of another model.
+        """
+        raise ValueError(f"{type(self).__name__} has no released checkpoints")
 
     def comparable(self, embeddings: Tensor) -> Tensor:
         """(n, d) embeddings of either kind -> (n, d) float32 vectors whose dot products are the scores."""

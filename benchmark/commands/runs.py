@@ -159,18 +159,20 @@ def rank(run_file: RunFile, data: DataRoot = Path("data"), nodes: Nodes = None, 
     from benchmark.evaluation.metrics import write_metrics
     from benchmark.evaluation.ranking import rank_cases, write_ranks
     from benchmark.training.checkpoint import load_weights
+    from benchmark.training.precision import Precision
     from benchmark.training.trainer import ranking_settings
 
     parts = opened(run, folder, data)
     device, dataset, model = parts.device, parts.dataset, parts.model
     check_same_items(folder, parts.items_sha256)
     model.load_state_dict(load_weights(folder / "model.safetensors"))
+    precision = Precision(model.to(device), device, bf16=run.execution.precision == "bf16")
     cases = dataset.cases("test")
     began = time.perf_counter()
     with Progress(transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("users ranked", total=len(cases.target))
         ranks = rank_cases(
-            model.to(device), dataset, cases, ranking_settings(run), device, lambda done: bar.advance(task, done)
+            model, dataset, cases, ranking_settings(run), device, lambda done: bar.advance(task, done), precision
         )
     write_ranks(folder / "ranks.parquet", dataset, cases, ranks)
     write_metrics(folder / "metrics.csv", ranks.rank)

@@ -4,6 +4,7 @@ sampling, ties counted by half."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,7 +18,9 @@ from torch import Tensor
 from benchmark.data.batches import Int64, flat_ranges, packed
 from benchmark.data.dataset import Dataset, EvaluationCases
 from benchmark.files import write_atomically
-from benchmark.recommender import SequentialRecommender
+from benchmark.recommender import SequentialRecommender, item_chunks
+
+_SIZE_AT_ONCE = 1 << 15  # of items, such as tokens, that are embedded at once
 
 HistoryMask = Literal["whole", "truncated", "none"]
 
@@ -74,7 +77,13 @@ def rank_block(scores: Tensor, targets: Tensor, masked_rows: Tensor, masked_item
 
 @torch.no_grad()
 def embed_catalogue(model: SequentialRecommender, size: int, chunk: int, device: torch.device) -> Tensor:
-    """(size, d) the embeddings of all items, as `embed_items` gives them."""
+    """(size, d) the embeddings of all items, as `embed_items` gives them; chunk: items embedded at once, where they
+    are rows of a table. Others go in chunks of like sizes, with memory for a bounded total size."""
+    sizes = model.item_sizes(torch.arange(size))
+    if sizes is not None:
+        places = item_chunks(sizes, -(-int(sizes.sum()) // _SIZE_AT_ONCE))
+        embedded = torch.cat([model.embed_items(place) for place in places])
+        return embedded[torch.cat(places).argsort().to(embedded.device)]
     parts = [model.embed_items(torch.arange(i, min(i + chunk, size), device=device)) for i in range(0, size, chunk)]
     return torch.cat(parts)
 
@@ -95,14 +104,17 @@ def rank_cases(
     settings: RankingSettings,
     device: torch.device | str = "cpu",
     progress: Callable[[int], None] | None = None,
+    precision: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> Ranks:
-    """Rank the target of every case. progress is called with the number of cases done after each block.
+    """Rank the target of every case. progress is called with the number of cases done after each block; precision: the
+    context that the model runs in, scores are computed outside of it.
 
     Raises ValueError if a score is not a finite number.
     """
     device, training = torch.device(device), model.training
     model.eval()
-    items = embed_catalogue(model, dataset.item_count, settings.item_chunk, device)
+    with precision():
+        items = embed_catalogue(model, dataset.item_count, settings.item_chunk, device)
     kind = torch.bfloat16 if settings.scores == "bf16" else torch.float32
     comparable = model.comparable(items).to(kind)
     count = len(cases.target)
@@ -111,7 +123,8 @@ def rank_cases(
         start, end = cases.history_start[block], cases.history_end[block]
         read = np.maximum(start, end - settings.sequence_length)
         sequences = packed(dataset, read, end - read, settings.shuffle_key).to(device)
-        predicted = model.embed_histories(sequences, items[sequences.items])[sequences.last]
+        with precision():
+            predicted = model.embed_histories(sequences, items[sequences.items])[sequences.last]
         scores = (model.comparable(predicted).to(kind) @ comparable.T).float()
         if not torch.isfinite(scores).all():
             raise ValueError("a score is not a finite number: the model's embeddings hold NaN or infinity")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from benchmark.data.dataset import Protocol
 from benchmark.settings import Settings
@@ -32,14 +32,22 @@ class MethodOverride(Settings):
 
 
 class StartsFrom(Settings):
-    """A row above in the same block, by label, whose run with the same seed this row's run starts from.
+    """A row above in the same block, by label, whose run with the same seed this row's run starts from; or imported,
+    the name under which `import-released` has put a released checkpoint beside the runs.
 
     parts and cached_items: see SourceRun.
     """
 
-    row: str
+    row: str | None = None
+    imported: str | None = None
     parts: list[str] | None = None
     cached_items: bool = False
+
+    @model_validator(mode="after")
+    def _one(self) -> StartsFrom:
+        if (self.row is None) == (self.imported is None):
+            raise ValueError("name either row or imported")
+        return self
 
 
 class Row(Settings):

@@ -25,7 +25,7 @@ from benchmark.experiments.files import (
     StartsFrom,
     TableFile,
 )
-from benchmark.experiments.run import Run
+from benchmark.experiments.run import IMPORTED, Run
 from benchmark.settings import Settings, read_yaml, validated
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -192,6 +192,8 @@ def _source_run(source: StartsFrom | None, above: list[PlannedRow], place: int, 
     """The run, of the seed at that place in the list of seeds, that a row starts from."""
     if source is None:
         return None
+    if source.imported is not None:
+        return {"run": IMPORTED + source.imported, "parts": source.parts, "cached_items": source.cached_items}
     runs = {row.label: row.runs for row in above}
     if source.row not in runs:
         known = ", ".join(map(repr, runs)) or "none"

@@ -134,6 +134,9 @@ class ExecutionSettings(Settings):
         return self.compile == "on" or (self.compile == "auto" and device_type == "cuda")
 
 
+IMPORTED = "imported-"  # begins the names of folders beside the runs that hold released checkpoints
+
+
 class SourceRun(Settings):
     """A run that another one starts from; their folders lie side by side.
 

@@ -30,6 +30,7 @@ from benchmark.training.checkpoint import load_state, load_weights, save_state, 
 from benchmark.training.click import click_validation_metrics, clicks_of
 from benchmark.training.engine import Engine
 from benchmark.training.objectives import objective_for
+from benchmark.training.precision import Precision
 from benchmark.training.stopping import StopRequest
 
 log = logging.getLogger(__name__)
@@ -216,7 +217,7 @@ class Trainer:
             if self.clicks:
                 scores = click_validation_metrics(self.run, self.clicks, self.model, self.device)
             else:
-                scores = validation_metrics(self.run, self.dataset, self.model, self.device)
+                scores = validation_metrics(self.run, self.dataset, self.model, self.device, self.engine.precision)
             row |= scores
             progress.seconds += time.perf_counter() - began
             score = scores[self.run.training.selection_metric]
@@ -273,10 +274,11 @@ def ranking_settings(run: Run) -> RankingSettings:
 
 
 def validation_metrics(
-    run: Run, dataset: Dataset, model: SequentialRecommender, device: torch.device
+    run: Run, dataset: Dataset, model: SequentialRecommender, device: torch.device, precision: Precision
 ) -> dict[str, float]:
     """The metrics of the validation targets, as fractions."""
-    ranks = rank_cases(model, dataset, dataset.cases("validation"), ranking_settings(run), device).rank
+    cases, settings = dataset.cases("validation"), ranking_settings(run)
+    ranks = rank_cases(model, dataset, cases, settings, device, precision=precision).rank
     names = dict.fromkeys((*VALIDATION_METRICS, run.training.selection_metric))
     return {name: metric_mean(ranks, name) for name in names}
 

@@ -55,3 +55,23 @@ rule embed:
         tasks_per_gpu=0,
     shell:
         "exec {BENCHMARK} embed {input.run:q}"
+
+
+# A run may start from a checkpoint that the authors released: put it at data/released/<name>/pytorch_model.bin.
+IMPORTED_METHOD = {run.starts_from.run: run.method for run in RUNS.values() if run.starts_from is not None}
+
+
+rule import_released:
+    "Takes over a released checkpoint, checking every weight."
+    input:
+        "data/released/{name}/pytorch_model.bin",
+    output:
+        RESULTS + "/runs/imported-{name}/model.safetensors",
+    params:
+        method=lambda wildcards: IMPORTED_METHOD[f"imported-{wildcards.name}"],
+        folder=lambda wildcards, output: Path(output[0]).parent,
+    shell:
+        "{BENCHMARK} import-released {input:q} --method {params.method} --out {params.folder:q}"
+
+
+ruleorder: import_released > train
