@@ -32,7 +32,8 @@ def test_the_shapes_are_those_that_the_released_model_was_measured_at():
     assert ids.negatives.shape == (128 * 50, 512)
     assert ids.negatives.max() < 686_624
     lengths = synthetic_catalogue(case()).token_offsets.diff()
-    assert (lengths.min(), lengths.max()) == (8, 256)
+    assert lengths.min() >= 8
+    assert lengths.max() == 256
     assert float(lengths.float().mean()) == pytest.approx(144, abs=2)  # 63,826 tokens of 440 items, [ITEM] included
     assert float(lengths.float().median()) == pytest.approx(130, abs=2)
 
@@ -40,8 +41,8 @@ def test_the_shapes_are_those_that_the_released_model_was_measured_at():
 def test_real_lengths_have_the_wanted_mean():
     lengths = torch.cat([synthetic_batch(case(shape="books-real"), step).sequences.lengths + 1 for step in range(200)])
     assert float(lengths.float().mean()) == pytest.approx(14.5, abs=0.5)
-    assert (lengths.min(), lengths.max()) >= (2, 30)
-    assert lengths.max() <= 51
+    assert lengths.min() >= 2
+    assert 45 < lengths.max() <= 51
 
 
 def test_the_same_seed_gives_the_same_steps():
