@@ -8,7 +8,7 @@ go through `scaled_dot_product_attention`; only attention itself sees padding, t
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -121,8 +121,8 @@ def _variable_length_attention(
     ):  # before it had that keyword, it shared heads by itself
         options["enable_gqa"] = True
     cumulative = offsets.to(torch.int32)
-    out: Tensor = varlen_attn(q, k, v, cumulative, cumulative, max_length, max_length, **options)
-    return out
+    out = varlen_attn(q, k, v, cumulative, cumulative, max_length, max_length, **options)
+    return cast(Tensor, out)  # a pair only where the caller asks for one
 
 
 def _transformers_attention(

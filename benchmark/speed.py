@@ -281,7 +281,8 @@ def _rank(case: Case, engine: Engine, warmup: int, steps: int) -> dict[str, Any]
 
 
 def _distinct(batch: TrainingBatch) -> Tensor:
-    return torch.cat([batch.sequences.items, batch.targets, batch.negatives.flatten()]).unique().cpu()
+    distinct: Tensor = torch.cat([batch.sequences.items, batch.targets, batch.negatives.flatten()]).unique()
+    return distinct.cpu()
 
 
 def _arithmetic(model: nn.Module, part: str) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from benchmark.recommender import Catalogue, PackedSequences, SequentialRecommender
 from models.item_llm import ItemLLM, Pooling
 from models.pretrained import BackboneSettings, check_length, layers, load_backbone, width
-from models.user_llm import UserInput, UserLLM
+from models.user_llm import UserInput, UserLLM, UserModelSettings, load_user_backbone
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class HLLMSettings:
     looked at. user_inputs: what the User LLM reads, summed; the paper's model reads text alone."""
 
     item_model: BackboneSettings = field(default_factory=BackboneSettings)
-    user_model: BackboneSettings = field(default_factory=BackboneSettings)
+    user_model: UserModelSettings = field(default_factory=UserModelSettings)
     pooling: Pooling = "item_token"
     share_models: bool = False
     user_inputs: tuple[UserInput, ...] = ("text",)
@@ -53,9 +53,10 @@ class HLLM(SequentialRecommender):
         self.shared = settings.share_models
         user_backbone, user_frozen = item_backbone, settings.item_model.frozen
         if not settings.share_models:
-            user_backbone = load_backbone(settings.user_model, vocabulary_size=None)
+            user_backbone = load_user_backbone(settings.user_model, sequence_length)
             user_frozen = settings.user_model.frozen
-        check_length(user_backbone, sequence_length, "the longest history")
+        else:
+            check_length(user_backbone, sequence_length, "the longest history")
         self.user_llm = UserLLM(user_backbone, width(item_backbone), catalogue.size, settings.user_inputs, user_frozen)
 
     def item_sizes(self, items: Tensor) -> Tensor:
@@ -66,7 +67,7 @@ class HLLM(SequentialRecommender):
 
     def heavy_layers(self) -> list[nn.Module]:
         own = layers(self.item_llm.backbone)
-        return own if self.shared else own + layers(self.user_llm.backbone)
+        return own if self.shared else own + self.user_llm.heavy_layers()
 
     def released_state(self, path: Path) -> dict[str, Tensor]:
         from models.released_weights import read_released_weights  # which knows this class

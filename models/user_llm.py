@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from benchmark.recommender import PackedSequences
-from models.pretrained import is_causal, run_packed, width
+from baselines.hstu import HSTU
+from baselines.sasrec import SASRec
+from benchmark.recommender import Catalogue, PackedSequences, SequentialRecommender
+from models.pretrained import (
+    BackboneSettings,
+    check_length,
+    is_causal,
+    layers,
+    load_backbone,
+    run_packed,
+    width,
+)
 
 UserInput = Literal["text", "item_id", "timestamp"]
 
@@ -16,8 +27,33 @@ _TIME_PARTS = (2100, 13, 32, 24, 60, 60)  # year, month, day, hour, minute, seco
 _TIME_WIDTH = 512
 
 
+@dataclass(frozen=True)
+class UserModelSettings(BackboneSettings):
+    """kind: a language model, or the blocks of a baseline without its item table, which then read item embeddings of
+    texts (paper tables 5, 6 and 10); `config` holds that baseline's settings, and `frozen` alone counts of the rest."""
+
+    kind: Literal["language_model", "sasrec", "hstu"] = "language_model"
+
+
+def load_user_backbone(settings: UserModelSettings, sequence_length: int) -> nn.Module:
+    """A decoder without word embeddings, or a baseline without item table, for histories of at most that length."""
+    if settings.kind == "language_model":
+        backbone = load_backbone(settings, vocabulary_size=None)
+        check_length(backbone, sequence_length, "the longest history")
+        return backbone
+    build: Any = {"sasrec": SASRec, "hstu": HSTU}[settings.kind]
+    known = {field.name for field in fields(build.Settings)} - {"item_width"}
+    if unknown := sorted(set(settings.config) - known):
+        raise ValueError(
+            f"user_model.config has {unknown[0]!r}; for {settings.kind} it has: {', '.join(sorted(known))}"
+        )
+    blocks: nn.Module = build(Catalogue(1), sequence_length, build.Settings(**settings.config))
+    del blocks.item_embedding
+    return blocks.requires_grad_(not settings.frozen).train(not settings.frozen)
+
+
 class UserLLM(nn.Module):
-    """A decoder without word embeddings over the packed item embeddings of the histories.
+    """A model from `load_user_backbone` over the packed item embeddings of the histories.
 
     Where the item embeddings are not as wide as the model, one bias-free linear map leads into it and one out of it;
     the paper's models are of one width and have neither. inputs, summed: "text" the item embeddings, "item_id" a
@@ -33,12 +69,13 @@ class UserLLM(nn.Module):
         frozen: bool = False,
     ) -> None:
         super().__init__()
-        if not is_causal(backbone):
+        if not isinstance(backbone, SequentialRecommender) and not is_causal(backbone):
             raise ValueError("the user model must be a decoder: an encoder sees the events that it is to predict")
         if not inputs or len(set(inputs)) != len(inputs):
             raise ValueError(f"user_inputs {list(inputs)} must name text, item_id or timestamp, each at most once")
         self.backbone, self.inputs, self.frozen = backbone, inputs, frozen
-        own_width = width(backbone)
+        is_baseline = isinstance(backbone, SequentialRecommender)
+        own_width = int(backbone.position_embedding.embedding_dim) if is_baseline else width(backbone)  # type: ignore[union-attr, arg-type]
         same = item_width == own_width
         self.into = nn.Identity() if same or "text" not in inputs else nn.Linear(item_width, own_width, bias=False)
         self.out_of = nn.Identity() if same else nn.Linear(own_width, item_width, bias=False)
@@ -53,6 +90,11 @@ class UserLLM(nn.Module):
         self.backbone.train(mode and not self.frozen)
         return self
 
+    def heavy_layers(self) -> list[nn.Module]:
+        return (
+            self.backbone.heavy_layers() if isinstance(self.backbone, SequentialRecommender) else layers(self.backbone)
+        )
+
     def forward(self, sequences: PackedSequences, items: Tensor) -> Tensor:
         """items: (t, item width) embeddings of the t events -> (t, item width)."""
         parts = []
@@ -62,9 +104,11 @@ class UserLLM(nn.Module):
             parts.append(self.item_ids(sequences.items))
         if "timestamp" in self.inputs:
             parts.append(self.time(sequences.timestamps))
-        states = run_packed(
-            self.backbone, sum(parts[1:], parts[0]), sequences.positions, sequences.offsets, sequences.max_length
-        )
+        inputs = sum(parts[1:], parts[0])
+        if isinstance(self.backbone, SequentialRecommender):
+            states = self.backbone.embed_histories(sequences, inputs)
+        else:
+            states = run_packed(self.backbone, inputs, sequences.positions, sequences.offsets, sequences.max_length)
         predicted: Tensor = self.out_of(states)
         return predicted
 

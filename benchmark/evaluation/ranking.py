@@ -4,6 +4,7 @@ sampling, ties counted by half."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -109,15 +110,18 @@ def rank_cases(
     device: torch.device | str = "cpu",
     progress: Callable[[int], None] | None = None,
     processes: Processes | None = None,
+    precision: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> Ranks:
-    """Rank the target of every case. progress is called with the number of cases done after each block.
+    """Rank the target of every case. progress is called with the number of cases done after each block; precision: the
+    context that the model runs in, scores are computed outside of it.
 
     processes: those of the job, all of which call this; each embeds its share of the catalogue and ranks its share of
     the cases, and all return the ranks of all. Raises ValueError if a score is not a finite number.
     """
     device, training, processes = torch.device(device), model.training, processes or Processes()
     model.eval()
-    items = embed_catalogue(model, dataset.item_count, settings.item_chunk, device, processes)
+    with precision():
+        items = embed_catalogue(model, dataset.item_count, settings.item_chunk, device, processes)
     kind = torch.bfloat16 if settings.scores == "bf16" else torch.float32
     comparable = model.comparable(items).to(kind)
     count = len(cases.target)
@@ -128,7 +132,8 @@ def rank_cases(
         start, end = cases.history_start[block], cases.history_end[block]
         read = np.maximum(start, end - settings.sequence_length)
         sequences = packed(dataset, read, end - read, settings.shuffle_key).to(device)
-        predicted = model.embed_histories(sequences, items[sequences.items])[sequences.last]
+        with precision():
+            predicted = model.embed_histories(sequences, items[sequences.items])[sequences.last]
         scores = (model.comparable(predicted).to(kind) @ comparable.T).float()
         if processes.any(not torch.isfinite(scores).all()):
             raise ValueError("a score is not a finite number: the model's embeddings hold NaN or infinity")

@@ -9,6 +9,7 @@ from transformers import AutoModel
 from benchmark.recommender import Catalogue, PackedSequences
 from models.hllm import HLLM, HLLMSettings
 from models.pretrained import BackboneSettings
+from models.user_llm import UserModelSettings
 
 LLAMA = {
     "model_type": "llama",
@@ -58,7 +59,7 @@ def build(item: dict | None = None, user: dict | None = None, seed: int = 1, **s
     backbone with one."""
     torch.manual_seed(seed)
     backbones = [x if x and "config" in x else {"config": x or LLAMA} for x in (item, user)]
-    chosen = HLLMSettings(*(BackboneSettings(**x) for x in backbones), **settings)
+    chosen = HLLMSettings(BackboneSettings(**backbones[0]), UserModelSettings(**backbones[1]), **settings)
     model = HLLM(catalogue(), LONGEST, chosen)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -11,13 +11,14 @@ from benchmark.recommender import PackedSequences
 from models.discriminative import DiscriminativeHLLM, DiscriminativeHLLMSettings
 from models.hllm import HLLMSettings
 from models.pretrained import BackboneSettings
+from models.user_llm import UserModelSettings
 
 CASES = [([3, 1, 4], 1, 1), ([1], 5, 0), ([5, 9, 2, 6, 5, 3, 5], 8, 0), ([8, 9], 9, 1)]  # history, target, label
 
 
 def build(fusion, seed=1, **settings):
     torch.manual_seed(seed)
-    hllm = HLLMSettings(*(BackboneSettings(config=LLAMA) for _ in range(2)), **settings)
+    hllm = HLLMSettings(BackboneSettings(config=LLAMA), UserModelSettings(config=LLAMA), **settings)
     model = DiscriminativeHLLM(catalogue(), LONGEST, DiscriminativeHLLMSettings(hllm, fusion, 5))
     with torch.no_grad():
         for parameter in model.parameters():

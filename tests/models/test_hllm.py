@@ -26,6 +26,7 @@ from benchmark.training import registry
 from benchmark.training.objectives import InfoNCE, Temperature
 from models.hllm import HLLM, HLLMSettings
 from models.pretrained import BackboneSettings
+from models.user_llm import UserModelSettings
 
 ALL = torch.arange(10)
 
@@ -167,7 +168,7 @@ def test_texts_are_no_part_of_the_weights():
 
 
 def model_of(item=LLAMA, user=LLAMA, catalogue_=None, length=9, **settings):
-    chosen = HLLMSettings(BackboneSettings(config=item), BackboneSettings(config=user), **settings)
+    chosen = HLLMSettings(BackboneSettings(config=item), UserModelSettings(config=user), **settings)
     return HLLM(catalogue_ or catalogue(), length, chosen)
 
 
