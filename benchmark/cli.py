@@ -7,20 +7,38 @@ import sys
 
 import typer
 
-from benchmark.commands import clicks, comparison, data, doctor, evidence, recommend, report, results, runs, speed
+from benchmark.commands import (
+    clicks,
+    comparison,
+    data,
+    doctor,
+    evidence,
+    plan,
+    recommend,
+    report,
+    results,
+    runs,
+    speed,
+)
 from benchmark.commands.shared import log
 from benchmark.errors import STOPPED, OneProcessError, StoppedError, UserError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 for verb in (
+    data.download,
     data.prepare,
+    data.datasets,
+    data.text_statistics,
     data.tokenize,
+    data.images,
     runs.resolve,
     runs.train,
     runs.embed,
     runs.rank,
     clicks.clicks,
     results.table,
+    results.breakdown,
+    results.scale,
     comparison.compare,
     comparison.leaderboard,
     comparison.submit,
@@ -28,6 +46,8 @@ for verb in (
     evidence.claims,
     evidence.reference,
     speed.speed,
+    plan.plan,
+    plan.deviations,
     doctor.doctor,
     report.report,
 ):

@@ -103,8 +103,6 @@ def load_case(
 def measure(case: Case, parts: tuple[str, ...] = PARTS, *, warmup: int = 5, steps: int = 20) -> list[dict[str, Any]]:
     """A row of figures for each part; the first `warmup` steps are not timed."""
     torch.manual_seed(case.seed)
-    if case.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(case.device)
     with case.device:  # random weights are drawn where they are used: billions take long on a processor
         model = registry.build(
             case.method.class_, case.method.model, synthetic_catalogue(case), case.shape.sequence_length
@@ -113,6 +111,8 @@ def measure(case: Case, parts: tuple[str, ...] = PARTS, *, warmup: int = 5, step
     rows = []
     for part in parts:
         run = {"train": _train, "encode": _encode, "rank": _rank}[part]
+        if case.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(case.device)
         figures = run(case, engine, warmup, steps)
         memory = torch.cuda.max_memory_allocated(case.device) / _GIB if case.device.type == "cuda" else None
         rows.append({"method": case.name, "shape": case.shape_name, "part": part, **figures, "peak_memory_gib": memory})

@@ -6,6 +6,7 @@ Both are any language model of transformers, unmodified, trained together end to
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -66,6 +67,11 @@ class HLLM(SequentialRecommender):
     def heavy_layers(self) -> list[nn.Module]:
         own = layers(self.item_llm.backbone)
         return own if self.shared else own + layers(self.user_llm.backbone)
+
+    def released_state(self, path: Path) -> dict[str, Tensor]:
+        from models.released_weights import read_released_weights  # which knows this class
+
+        return read_released_weights(path, self).model
 
     def embed_items(self, items: Tensor) -> Tensor:
         embeddings: Tensor = self.item_llm(self.tokens, self.token_offsets, items)

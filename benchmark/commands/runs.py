@@ -90,8 +90,12 @@ def train(run_file: RunFile, data: DataRoot = Path("data"), nodes: Nodes = None,
 
 def _start(run: Run, folder: Path, run_parts: OpenedRun) -> dict[str, Any]:
     """Take over what a run starts from; returns where it comes from, for its provenance."""
-    from benchmark.training.starting import file_sha256, take_weights
+    from benchmark.training.starting import file_sha256, take_released, take_weights
 
+    if run.released is not None:
+        path = Path(run.released.path)
+        digest = take_released(run_parts.model, path, run.released.sha256)
+        return {"starts_from": {"released": str(path), "weights_sha256": digest}}
     if run.starts_from is None:
         return {}
     origin: dict[str, Any] = {"run": run.starts_from.run}

@@ -111,6 +111,11 @@ def device_of(run: Run) -> torch.device:
 def catalogue_of(run: Run, size: int, data: Path, device: torch.device) -> Catalogue:
     from benchmark.recommender import Catalogue
 
+    if run.images is not None:
+        from benchmark.data.images import ImageSettings, images_folder, load_images
+
+        folder = images_folder(data_folder(run, data), ImageSettings.from_mapping(run.images))
+        return Catalogue(size, pixels=load_images(folder, size))
     if run.text is None:
         return Catalogue(size)
     from benchmark.data.text import TextSettings, load_tokens, tokens_folder

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from benchmark.data.dataset import Protocol
+from benchmark.experiments.run import ReleasedCheckpoint
 from benchmark.settings import Settings
 
 
@@ -18,6 +19,7 @@ class MethodFile(Settings):
     class_: str = Field(alias="class")
     model: dict[str, Any] = {}
     text: dict[str, Any] | None = None
+    images: dict[str, Any] | None = None
     training: dict[str, Any] = {}
     source: str
     deviations: list[str] = []
@@ -26,6 +28,7 @@ class MethodFile(Settings):
 class MethodOverride(Settings):
     model: dict[str, Any] = {}
     text: dict[str, Any] = {}
+    images: dict[str, Any] = {}
     training: dict[str, Any] = {}
     evaluation: dict[str, Any] = {}
     execution: dict[str, Any] = {}
@@ -45,6 +48,7 @@ class StartsFrom(Settings):
 class Row(Settings):
     """choices: settings, such as training.patience, that the row's source leaves open -> why they have this value.
 
+    released: the authors' checkpoint that the row starts from; with training.epochs 0 it is ranked as it is.
     counterpart: label of the row of the same table on preset paper that this one stands for, if it is not the same;
     "none" where the paper has no such row.
     """
@@ -54,10 +58,12 @@ class Row(Settings):
     variant: str = ""
     published: dict[str, str] | None = None
     starts_from: StartsFrom | None = None
+    released: ReleasedCheckpoint | None = None
     choices: dict[str, str] = {}
     counterpart: str | None = None
     model: dict[str, Any] = {}
     text: dict[str, Any] = {}
+    images: dict[str, Any] = {}
     training: dict[str, Any] = {}
     evaluation: dict[str, Any] = {}
     execution: dict[str, Any] = {}

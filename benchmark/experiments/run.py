@@ -150,6 +150,13 @@ class SourceRun(Settings):
     cached_items: bool = False
 
 
+class ReleasedCheckpoint(Settings):
+    """The authors' checkpoint of a method, a file of theirs; sha256: checked where it is known."""
+
+    path: str
+    sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+
+
 class Run(Settings):
     """Everything that decides one run's result, and how it is executed; written as run.yaml beside its results."""
 
@@ -163,17 +170,22 @@ class Run(Settings):
     dataset_definition: dict[str, Any]
     model: dict[str, Any]
     text: dict[str, Any] | None
+    images: dict[str, Any] | None = None
     training: TrainingSettings
     evaluation: EvaluationSettings
     seed: int = Field(ge=0)
     starts_from: SourceRun | None = None
+    released: ReleasedCheckpoint | None = None
     execution: ExecutionSettings = ExecutionSettings()
 
     @model_validator(mode="after")
     def _combinations(self) -> Run:
         if self.protocol == "meta" and self.training.selection == "best":
             raise ValueError("protocol meta has no validation events: set training.selection to last")
-        if not self.training.epochs and (self.starts_from is None or self.starts_from.parts is not None):
+        if self.starts_from is not None and self.released is not None:
+            raise ValueError("starts_from and released: a run starts from one of them")
+        whole = self.released is not None or (self.starts_from is not None and self.starts_from.parts is None)
+        if not self.training.epochs and not whole:
             raise ValueError("training.epochs is 0: say in starts_from which run's weights, all of them, are ranked")
         return self
 

@@ -89,6 +89,7 @@ class Engine:
         self.processes = processes or Processes()
         self.processes.send_from_first([p.data for p in self.parameters()])
         self.precision = Precision(model, device, bf16=bf16)
+        optimizer.register_step_post_hook(lambda *_: self.precision.weights_changed())
         objective.compiled = compiled
         self._comparable = torch.compile(model.comparable) if compiled else model.comparable
         if compiled:
@@ -250,7 +251,7 @@ class Engine:
     def _halve(self, exceeded: MemoryExceededError, batch: TrainingBatch) -> None:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        if not exceeded.own:
+        if not exceeded.own or (exceeded.what == "items" and self.items.shrink()):
             return
         if exceeded.what == "items" and self.items.memory is not None and self.items.memory.caution > _LEAST_CAUTION:
             self.items.shrink()

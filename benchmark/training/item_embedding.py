@@ -147,7 +147,7 @@ class ItemEmbedder:
                 part = self.model.embed_items(chunk.items)
             returns.append(part if chunk.keep else state)
             parts.append(part.detach())
-        order = torch.cat([chunk.place for chunk in chunks]).argsort().to(self.device)
+        order = self._sent(torch.cat([chunk.place for chunk in chunks]).argsort())
         embedded = torch.cat(parts)[order]
         if self._learns:
             self._pending = (embedded.requires_grad_(), chunks, returns)
@@ -171,14 +171,18 @@ class ItemEmbedder:
             chunk, kept = chunks[number], returns[number]
             returns[number] = after  # lets go of the graph
             part = kept if isinstance(kept, Tensor) else self._again(chunk, kept)
-            part.backward(embedded.grad[chunk.place.to(self.device)].to(part.dtype))
+            part.backward(embedded.grad[self._sent(chunk.place)].to(part.dtype))
             del part, kept
         after.restore()
 
-    def shrink(self) -> None:
-        """Use half the memory from the next step on; for whoever has just seen it run out."""
-        if self.memory:
-            self.memory.caution /= 2
+    def shrink(self) -> bool:
+        """Use half the memory from the next step on, for whoever has just seen it run out; False where that has been
+        done so often, or is no matter of memory, that `chunk` must be set."""
+        self._pending = None
+        if self.memory is None or self.chunk is not None or self.memory.caution < 0.1:
+            return False
+        self.memory.caution /= 2
+        return True
 
     def _again(self, chunk: _Chunk, state: RandomState) -> Tensor:
         state.restore()
@@ -219,6 +223,12 @@ class ItemEmbedder:
             places = item_chunks(sizes[chosen], count) if count else []
             chunks += [self._chunk(items, chosen[place], sizes, keep) for place in places]
         return chunks
+
+    def _sent(self, place: Tensor) -> Tensor:
+        """Positions on the device; through pinned memory, or the host would wait for all work before."""
+        if self.device.type == "cuda":
+            place = place.pin_memory()
+        return place.to(self.device, non_blocking=True)
 
     def _chunk(self, items: Tensor, place: Tensor, sizes: Tensor, keep: bool) -> _Chunk:
         chosen = items.cpu()[place] if self.memory else items[place.to(items.device)]

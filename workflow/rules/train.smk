@@ -15,6 +15,7 @@ rule train:
         run=ancient(RESULTS + "/runs/{run}/run.yaml"),
         data=lambda wildcards: f"{data_folder(RUNS[wildcards.run])}/dataset.json",
         tokens=lambda wildcards: token_files(RUNS[wildcards.run]),
+        images=lambda wildcards: image_files(RUNS[wildcards.run]),
         source=lambda wildcards: source_files(RUNS[wildcards.run]),
     output:
         RESULTS + "/runs/{run}/model.safetensors",
