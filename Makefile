@@ -2,13 +2,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: table7 test lint audit reference lock clean
+.PHONY: table7 test test-slurm lint audit reference lock clean
 
 table7: .venv/.ready
 	$(BIN)/snakemake table7
 
 test: .venv/.ready
 	$(BIN)/python -m pytest --numprocesses 2
+
+# Minutes on a real Slurm of two nodes on this machine: needs root and Debian's slurmctld slurmd slurm-client munge.
+test-slurm: .venv/.ready
+	$(BIN)/python -m pytest tests/slurm -m "slurm or not slurm"
 
 lint: .venv/.ready
 	$(BIN)/ruff check .

@@ -30,3 +30,6 @@ rule all:
     default_target: True
     input:
         [table_files(name) for name in PLANS],
+        [scale_files(name) for name in PLANS],
+        [breakdown_files(name) for name in PLANS],
+        f"{RESULTS}/deviations.md",

@@ -8,6 +8,10 @@ class UserError(Exception):
     """
 
 
+class OneProcessError(UserError):
+    """What one process of a job has met and the others have not, so that it must tell it, whichever it is."""
+
+
 STOPPED = 75  # EX_TEMPFAIL: the status of a process that was asked to stop; the same command continues its work
 
 

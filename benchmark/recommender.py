@@ -91,6 +91,7 @@ class Catalogue:
     token_offsets: (size + 1,) int64; item i's tokens are those from token_offsets[i] up to token_offsets[i + 1].
     vocabulary_size: number of token ids of the tokenizer, 0 without text.
     embeddings: (size, d) float32 item embeddings of another run, read only; None where the run does not start from one.
+    pixels: (size, height, width, 3) uint8 pictures, on the host whatever the device; None without pictures.
     """
 
     size: int
@@ -98,6 +99,7 @@ class Catalogue:
     token_offsets: Tensor | None = None
     vocabulary_size: int = 0
     embeddings: Tensor | None = None
+    pixels: Tensor | None = None
 
 
 class SequentialRecommender(nn.Module, ABC):
@@ -145,13 +147,9 @@ class SequentialRecommender(nn.Module, ABC):
         method may compile each of them and let it work on half-precision copies of its weights."""
         return []
 
-    def read_released(self, path: Path) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """A checkpoint that the method's authors released, as this model's state and what else the file says.
-
-        Only the shapes of this model's weights are looked at. Raises ValueError with one sentence if the file is
-        missing, damaged or of another model.
-        """
-        raise ValueError(f"{type(self).__name__} has no released checkpoints")
+    def released_state(self, path: Path) -> dict[str, Tensor]:
+        """The authors' checkpoint at path as the state of this model; ValueError where it does not fit."""
+        raise ValueError(f"{type(self).__name__} has no checkpoint of its authors that can be read")
 
     def comparable(self, embeddings: Tensor) -> Tensor:
         """(n, d) embeddings of either kind -> (n, d) float32 vectors whose dot products are the scores."""

@@ -5,7 +5,6 @@ Both are any language model of transformers, unmodified, trained together end to
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -71,9 +70,8 @@ class HLLM(SequentialRecommender):
         own = layers(self.item_llm.backbone)
         return own if self.shared else own + self.user_llm.heavy_layers()
 
-    def read_released(self, path: Path) -> tuple[dict[str, Tensor], dict[str, float]]:
-        weights = read_released_weights(path, self.state_dict())
-        return weights.model, {"temperature": math.exp(-float(weights.logit_scale))}
+    def released_state(self, path: Path) -> dict[str, Tensor]:
+        return read_released_weights(path, self.state_dict()).model
 
     def embed_items(self, items: Tensor) -> Tensor:
         embeddings: Tensor = self.item_llm(self.tokens, self.token_offsets, items)

@@ -7,12 +7,16 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import ValidationError
 from training.interactions import write_csv
 
+from benchmark.data.download import _unpack
+from benchmark.data.sources import Sources
 from benchmark.errors import UserError
 from benchmark.experiments import Configuration
 from benchmark.training.registry import method_class
@@ -54,13 +58,15 @@ def test_no_code_runs_what_it_reads(path):
 
 
 def test_every_value_in_a_rules_command_is_quoted_or_cannot_need_it():
-    harmless = {"BENCHMARK", "resources.nodes", "params.processes", "params.options"}  # quoted where made, or numbers
+    quoted_where_made = {"BENCHMARK", "COMPARE", "GAINS", "RESULTS", "PRESET", "params.options", "params.preset"}
+    harmless = quoted_where_made | {"resources.nodes", "params.processes"}
     constrained = re.compile(r"wildcards\.(run|dataset|protocol|table|tokens)|params\.table")
     commands = [line for path in RULES for line in path.read_text().splitlines() if "{BENCHMARK}" in line]
     assert len(commands) >= 7
     for command in commands:
         for value in re.findall(r"\{([^}]*)\}", command):
-            assert value in harmless or value.endswith(":q") or constrained.fullmatch(value), (value, command)
+            quoted = value.endswith(":q") or "shlex.quote" in value
+            assert value in harmless or quoted or constrained.fullmatch(value), (value, command)
 
 
 @pytest.mark.parametrize("value", NASTY)
@@ -89,6 +95,25 @@ def test_a_class_is_one_of_this_projects_methods(path):
         method_class(path)
 
 
+@pytest.mark.parametrize("name", ["../escaped", "/tmp/escaped", "a/../../escaped", "..", ""])
+def test_a_file_that_is_fetched_stays_in_its_data_sets_folder(name):
+    with pytest.raises(ValidationError, match="is not a path within the data set's folder"):
+        Sources.model_validate({"files": {name: {"url": "https://example.org/x.zip", "path": "x"}}})
+
+
+def test_an_archive_writes_the_one_file_that_is_asked_for_and_nothing_else(tmp_path):
+    archive = tmp_path / "folder/data.zip"
+    archive.parent.mkdir()
+    with zipfile.ZipFile(archive, "w") as packed:
+        for member in ("../escaped", "/tmp/escaped-from-an-archive", "wanted", "other"):
+            packed.writestr(member, member)
+    _unpack(archive, "wanted", tmp_path / "folder/raw.csv")
+    _unpack(archive, "../escaped", tmp_path / "folder/named.csv")
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["data.zip", "named.csv", "raw.csv"]
+    assert (tmp_path / "folder/raw.csv").read_text() == "wanted"
+    assert not Path("/tmp/escaped-from-an-archive").exists()
+
+
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
     """The project under a name that a shell would trip over, with a table of two small runs."""
@@ -101,6 +126,7 @@ def checkout(tmp_path_factory):
     training = {"sequence_length": 5, "global_batch": 8, "negatives": {"count": 4}, "epochs": 1, "patience": 1,
                 "optimizer": {"learning_rate": 0.001, "weight_decay": 0}}  # fmt: skip
     files = {
+        "data.yaml": {"tests": {"datasets": {"small": ["hllm"]}}},
         "datasets.yaml": {"small": {"reader": "csv", "folder": "raw; touch executed", "licence": "$(touch executed)"}},
         "presets/tests.yaml": {"description": "'; touch executed #", "seeds": [1], "training": training,
                                "execution": {"device": "cpu"}},

@@ -12,8 +12,9 @@ BENCHMARK_FILES = sorted((ROOT / "benchmark").rglob("*.py"))
 LAYERS = {  # what a part of benchmark may import of benchmark
     "experiments": {"experiments", "data", "errors", "settings"},
     "data": {"data", "recommender", "errors", "files", "settings"},
-    "training": {"training", "evaluation", "data", "recommender", "attention", "errors", "files", "experiments"},
-    "evaluation": {"evaluation", "data", "recommender", "errors", "files"},
+    "training": {"training", "processes", "evaluation", "data", "recommender", "attention", "errors", "files"}
+    | {"experiments"},
+    "evaluation": {"evaluation", "processes", "data", "recommender", "errors", "files"},
     "doctor": {"doctor", "data", "errors", "experiments", "gpus", "provenance"},
     "analysis": {"analysis", "evaluation", "data", "errors", "files", "settings", "experiments", "provenance"},
 }

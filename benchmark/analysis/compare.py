@@ -201,7 +201,8 @@ def judged(result: Compared, intervals: Sequence[Interval], rounding: float, noi
         return replace(result, verdict=Verdict.REPRODUCED, reason="equal as printed" if rounding else "equal")
     if intervals and result.low <= 0 <= result.high:
         return replace(result, verdict=Verdict.REPRODUCED, reason=WITHIN)
-    if abs(result.relative) <= noise:
+    counted = 1 + result.reference if result.gain else result.reference
+    if abs(difference) <= noise * counted + rounding:
         return replace(result, verdict=Verdict.NOISE, reason=f"within {100 * noise:g} %")
     outside = "outside of the interval" if intervals else "no interval: neither ranks of both nor several seeds"
     return replace(result, verdict=Verdict.DEVIATES, reason=f"{outside}, and more than {100 * noise:g} %")

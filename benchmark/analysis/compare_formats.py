@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +24,7 @@ Field = Literal[
 Unit = Literal["fraction", "percent", "count", "unknown"]
 Record = dict[str, str]
 
+ABSENT = ("", "-", "\N{EN DASH}", "\N{EM DASH}", "nan", "n/a")  # how tables say that there is no number
 _METRIC = re.compile(r"(recall|r|hr|hit|hits|hit[_ ]?rate|ndcg|n|mrr|auc)(?:[@_ ]?([1-9][0-9]*))?")
 _KINDS = {"r": "recall", "hr": "recall", "hit": "recall", "hits": "recall", "hitrate": "recall", "n": "ndcg"}
 _NUMBER = r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
@@ -94,7 +96,7 @@ def recognised(path: Path) -> str:
         return "recbole"
     if path.parent.name == "published":
         return "published"
-    header = next(csv.reader(io.StringIO(_text(path), newline="")), [])
+    header = [name.strip().strip('"') for name in _text(path).partition("\n")[0].split(",")]
     if {"metric", "value", "run_id", "dataset_hash"} <= set(header):
         return "results"
     if {"metric", "value"} <= set(header):
@@ -112,7 +114,7 @@ def read_rows(path: Path, layout: Format) -> list[FileRow]:
     if layout.layout == "dictionary":
         return [_dictionary(path, layout)]
     reader = csv.DictReader(io.StringIO(_text(path), newline=""), delimiter=layout.delimiter, restkey="", restval="")
-    header = list(reader.fieldnames or [])
+    header = _header(path, reader)
     used = {field: _column(mapped) for field, mapped in layout.columns.items()}
     own = {"metric", "value"} if layout.layout == "long" else set(_metric_columns(path, header, layout))
     if layout.layout == "long" and not own <= set(header):
@@ -121,12 +123,13 @@ def read_rows(path: Path, layout: Format) -> list[FileRow]:
     details = free if layout.details is None else layout.details
     columns = _metric_columns(path, header, layout) if layout.layout == "wide" else {}
     rows = []
-    for record in reader:
+    for record in _records(path, reader):
         where = f"{path}, line {reader.line_num}"
         if "" in record:
             raise UserError(f"{where} has more entries than the header has columns")
         if layout.layout == "wide":
-            numbers = {metric: record[column] for column, metric in columns.items() if record[column].strip()}
+            numbers = {metric: record[column] for column, metric in columns.items()}
+            numbers = {metric: text for metric, text in numbers.items() if text.strip().casefold() not in ABSENT}
         else:
             known = (layout.metrics or {}).get(record["metric"]) or metric_name(record["metric"])
             numbers = {known or record["metric"]: record["value"]}
@@ -140,6 +143,20 @@ def read_rows(path: Path, layout: Format) -> list[FileRow]:
 
 def _column(mapped: str | MappedColumn) -> str:
     return mapped if isinstance(mapped, str) else mapped.column
+
+
+def _header(path: Path, reader: csv.DictReader[str]) -> list[str]:
+    try:
+        return list(reader.fieldnames or [])
+    except csv.Error as error:
+        raise UserError(f"{path} is no CSV: {error}") from error
+
+
+def _records(path: Path, reader: csv.DictReader[str]) -> Iterator[Record]:
+    try:
+        yield from reader
+    except csv.Error as error:  # a quote that is never closed makes an entry of the rest of the file
+        raise UserError(f"{path} is no CSV after line {reader.line_num}: {error}") from error
 
 
 def _constants(layout: Format) -> Record:

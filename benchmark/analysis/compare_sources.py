@@ -13,7 +13,7 @@ from typing import Any
 from benchmark.analysis.compare_formats import FileRow, Unit, read_format, read_rows, recognised
 from benchmark.analysis.runs import LoadedRun, load_run
 from benchmark.errors import UserError
-from benchmark.evaluation.metrics import DEFAULT_METRICS, metric_mean
+from benchmark.evaluation.metrics import read_metrics
 from benchmark.experiments import Configuration
 from benchmark.settings import read_yaml
 
@@ -172,9 +172,8 @@ def _folder(path: Path, runs: RunFolders) -> Source:
         run = runs.load(folder)
         settings = (run.negatives, run.global_batch, run.sequence_length, run.parameters)
         details = tuple((name, str(value)) for name, value in zip(DETAILS, settings, strict=True) if value)
-        for metric in DEFAULT_METRICS:
+        for metric, value in read_metrics(folder / "metrics.csv")[0].items():
             of = Identity(metric, "", run.dataset, run.protocol, run.method, run.label, run.variant, details)
-            value = metric_mean(run.ranks, metric)
             one = Measured(value, str(run.seed), dataset_hash=run.dataset_hash, run=folder, where=str(folder))
             grouped.setdefault(of, []).append(one)
     return Source(path, tuple(_entry(of, values) for of, values in grouped.items()))

@@ -23,6 +23,7 @@ COLUMNS = (
     "counterpart_seeds", "test", "p_value", "p_holm", "verdict", "reason", "dataset_hash", "counterpart_dataset_hash",
 )  # fmt: skip
 
+DETAILS_BELOW = "What the columns say stands below the table of every number."
 NUMBER_COLUMNS = (
     "Metric", "Verdict", "A", "B", "Difference", "Relative", "95 % interval", "Interval over", "p (Holm)", "Test",
 )  # fmt: skip
@@ -58,7 +59,7 @@ def write_comparison(
     shown = [_summary(matching, results)]
     deviating = [result for result in results if result.verdict == Verdict.DEVIATES]
     if 0 < len(deviating) < len(results):
-        shown.append(View("comparison-deviating", "What deviates", NUMBER_COLUMNS, _sections(deviating), (), 2))
+        shown.append(_numbers_view("comparison-deviating", "What deviates", deviating, (DETAILS_BELOW,)))
     shown.append(_numbers(results, noise))
     if gains:
         shown.append(_gains(gains, reference))
@@ -89,12 +90,14 @@ def comparison_csv(results: Sequence[Compared]) -> str:
 def _summary(matching: Matching, results: Sequence[Compared]) -> View:
     first, second = matching.first.path, matching.second.path
     lines = []
+    short = Counter(_title(members[0]).partition(" (B: ")[0] for members in _by_method(results))
     for members in _by_method(results):
+        title = _title(members[0])
         counts = Counter(result.verdict for result in members)
         judged = [result for result in members if result.verdict != Verdict.REFUSED and math.isfinite(result.relative)]
         largest = max(judged, key=lambda result: abs(result.relative), default=None)
         texts = (
-            _title(members[0]).partition(" (B: ")[0],
+            name if short[name := title.partition(" (B: ")[0]] == 1 else title,
             answer(members).partition(":")[0].removeprefix("it "),
             *(str(counts[verdict]) for verdict in Verdict),
             f"{signed(100 * largest.relative, 2)} % ({_metric(largest)})"
@@ -111,6 +114,7 @@ def _summary(matching: Matching, results: Sequence[Compared]) -> View:
         f"A: {first}. B: {second}.",
         *(f"{note}." for note in (*matching.first.notes, *matching.second.notes)),
         *_reasons(results),
+        *_other_settings(results),
         _only("A", matching.only_first),
         _only("B", matching.only_second),
     )
@@ -118,10 +122,14 @@ def _summary(matching: Matching, results: Sequence[Compared]) -> View:
     return View("comparison", title, columns, (Section("Numbers by verdict", tuple(lines)),), notes, text_columns=2)
 
 
-def _sections(results: Sequence[Compared]) -> tuple[Section, ...]:
-    return tuple(
-        Section(_title(members[0]), tuple(_line(result) for result in members)) for members in _by_method(results)
+def _numbers_view(name: str, title: str, results: Sequence[Compared], notes: Sequence[str]) -> View:
+    """A line a number; the columns of tests only where there is a test."""
+    columns = NUMBER_COLUMNS if any(result.test != "none" for result in results) else NUMBER_COLUMNS[:-2]
+    sections = tuple(
+        Section(_title(members[0]), tuple(Line(_line(result).cells[: len(columns)]) for result in members))
+        for members in _by_method(results)
     )
+    return View(name, title, columns, sections, tuple(notes), text_columns=2)
 
 
 def _numbers(results: Sequence[Compared], noise: float) -> View:
@@ -140,7 +148,7 @@ def _numbers(results: Sequence[Compared], noise: float) -> View:
         )
     if any(len(entry.values) == 1 for result in results for entry in (result.first, result.second)):
         notes.append("A single seed's interval covers the choice of users and not how a method varies with seeds.")
-    return View("comparison-numbers", "Every number", NUMBER_COLUMNS, _sections(results), tuple(notes), text_columns=2)
+    return _numbers_view("comparison-numbers", "Every number", results, notes)
 
 
 def _gains(gains: Sequence[Compared], reference: str) -> View:
@@ -213,6 +221,20 @@ def _reasons(results: Sequence[Compared]) -> list[str]:
         ]
         sentences.append(f"{verdict.capitalize()}: {', '.join(named)}: {reason}.")
     return sentences
+
+
+def _other_settings(results: Sequence[Compared]) -> list[str]:
+    """Settings that both sides state, and state otherwise: a difference may be theirs."""
+    sentences = {}
+    for result in results:
+        ours, theirs = dict(result.first.of.details), dict(result.second.of.details)
+        differing = [
+            f"{key} {ours[key]} against {theirs[key]}" for key in ours if theirs.get(key, ours[key]) != ours[key]
+        ]
+        if differing:
+            title = _title(result)
+            sentences[title] = f"Other settings: {title.partition(' (B: ')[0]}: {', '.join(differing)}."
+    return list(sentences.values())
 
 
 def _by_method(results: Sequence[Compared]) -> list[list[Compared]]:

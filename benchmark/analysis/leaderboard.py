@@ -148,7 +148,7 @@ def _csv(found: Sequence[Board]) -> str:
 
 
 def _view(found: Sequence[Board], preset: str) -> View:
-    columns = ("Place", "Method", *map(metric_title, SHOWN), "Behind first", "Seeds", "Parameters", "Hours", "Source")
+    columns = ("Place", "Method", "Source", *map(metric_title, SHOWN), "Behind first", "Seeds", "Parameters", "Hours")
     sections = []
     for board in found:
         users = board.standings[0].runs[0].users
@@ -168,7 +168,7 @@ def _view(found: Sequence[Board], preset: str) -> View:
             for row in others
         ),
     )
-    return View("leaderboard", title, columns, tuple(sections), notes, text_columns=2)
+    return View("leaderboard", title, columns, tuple(sections), notes, text_columns=3)
 
 
 def _line(row: Standing) -> Line:
@@ -179,9 +179,10 @@ def _line(row: Standing) -> Line:
         difference, low, high = (signed(100 * float(part[column]), 2) for part in parts)
         behind = f"{difference} ({low} to {high})"
     hours = [one.hours for one in row.runs if one.hours is not None]
+    mean_hours = math.fsum(hours) / len(hours) if hours else math.nan
     texts = (
-        str(row.place), run.label, *(f"{100 * row.values[DEFAULT_METRICS.index(metric)]:.2f}" for metric in SHOWN),
-        behind, str(len(row.runs)), magnitude(run.parameters),
-        f"{math.fsum(hours) / len(hours):.2g}" if hours else NONE, row.source,
+        str(row.place), run.label, row.source,
+        *(f"{100 * row.values[DEFAULT_METRICS.index(metric)]:.2f}" for metric in SHOWN), behind, str(len(row.runs)),
+        magnitude(run.parameters), NONE if not hours else "<0.01" if mean_hours < 0.01 else f"{mean_hours:.2f}",
     )  # fmt: skip
     return Line(tuple(Cell(text) for text in texts))

@@ -22,9 +22,9 @@ from markupsafe import Markup
 
 from benchmark.analysis import figures, report_charts, report_cost, report_groups, report_records, report_scale, views
 from benchmark.analysis.report_charts import Chart
-from benchmark.analysis.report_inputs import ReportTable, read_table, saved_tables
+from benchmark.analysis.report_inputs import ReportTable, is_of_ranks, read_table, saved_tables
 from benchmark.analysis.tables import BlockResult
-from benchmark.analysis.views import LEVEL, View, signed
+from benchmark.analysis.views import View, signed
 from benchmark.errors import UserError
 from benchmark.files import write_text
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from benchmark.experiments import Configuration
 
 HERE = Path(__file__).parent
-LINKED = ("leaderboard.html", "leaderboard.csv", "compare.html", "claims.html")  # pages beside the report
+LINKED = ("leaderboard.html", "leaderboard.csv", "claims.html")  # pages beside the report
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,15 @@ class TablePage:
 
 
 @dataclass(frozen=True)
+class OtherPage:
+    """A table that is not computed from ranks, as its own Markdown file shows it."""
+
+    name: str
+    title: str
+    text: Markup
+
+
+@dataclass(frozen=True)
 class Picture:
     """A figure file beside the report, as a data address. alternative: what it says to those who do not see it."""
 
@@ -76,7 +85,7 @@ def make_report(folder: Path, preset: str, configuration: Configuration, data: P
     names = saved_tables(folder)
     if not names:
         raise UserError(f"{folder} holds no table to report on; make one first, such as `snakemake table7`")
-    tables = [read_table(folder, name, configuration, preset) for name in names]
+    tables = [read_table(folder, name, configuration, preset) for name in names if is_of_ranks(folder, name)]
     write_text(out, render(tables, folder, preset, configuration, data, out.parent))
     return names
 
@@ -104,10 +113,11 @@ def render(
         light=_colours(figures.INK, figures.FAINT, figures.PAPER, figures.COLOURS),
         dark=_colours(figures.INK_DARK, figures.FAINT_DARK, figures.PAPER_DARK, figures.COLOURS_DARK),
         tables=[_table_page(table, folder, beside, sizes) for table in tables],
+        others=[_other_page(folder, name) for name in saved_tables(folder) if not is_of_ranks(folder, name)],
         claims=report_records.claims(folder / "claims.csv"),
         pictures=[_picture(path) for path in sorted(folder.glob("*.svg"))],
         data=facts,
-        deviations=Markup(_markdown(deviations)) if deviations.is_file() else None,
+        deviations=Markup(_markdown(deviations.read_text(encoding="utf-8"), below=2)) if deviations.is_file() else None,
         methods=report_records.methods(tables, configuration),
         runs=runs,
         software=software,
@@ -117,7 +127,6 @@ def render(
         ),
         links=[name for name in LINKED if (folder / name).is_file() and beside == folder],
         version=metadata.version("hllm-bench"),
-        level=LEVEL,
     )
 
 
@@ -127,7 +136,7 @@ def sort_key(text: str) -> str:
         return "0"
     if text == "single seed":
         return "1"
-    found = re.match(rf"<?([+{views.MINUS}-]?)([\d,]+(?:\.\d+)?)([KMB]?)(?![\w-])", text)
+    found = re.match(rf"<?([+{views.MINUS}-]?)([\d,]+(?:\.\d+)?)([KMB]?)(?![\w.-])", text)
     if not found:
         return ""
     size = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9}[found[3]]
@@ -156,6 +165,14 @@ def _table_page(table: ReportTable, folder: Path, beside: Path, sizes: Mapping[s
     )  # fmt: skip
 
 
+def _other_page(folder: Path, name: str) -> OtherPage:
+    path = folder / f"{name}.md"
+    if not path.is_file():
+        raise UserError(f"{path} is missing; make the table again")
+    heading, _, rest = path.read_text(encoding="utf-8").partition("\n")
+    return OtherPage(name, heading.removeprefix("## "), Markup(_markdown(rest, below=1)))
+
+
 def _block_page(table: ReportTable, block: BlockResult, name: str) -> BlockPage:
     costs, cost_chart = report_cost.cost(table, block, f"{name}-cost")
     kinds: tuple[report_groups.Kind, ...] = ("frequency", "history")
@@ -165,7 +182,7 @@ def _block_page(table: ReportTable, block: BlockResult, name: str) -> BlockPage:
     return BlockPage(
         name=name,
         title=block.block.title,
-        summary=_summary(block, len(table.result.spec.metrics)),
+        summary=summary(block, len(table.result.spec.metrics)),
         published=report_cost.against_published(table, block, name),
         charts=_columns([effects, ranks, *report_charts.training(table, block, name)]),
         users=_columns([*report_groups.winners(table, block, f"{name}-winners"), *groups]),
@@ -186,7 +203,7 @@ def _columns(charts: Sequence[Chart | None]) -> tuple[list[Chart], list[Chart]]:
     return columns
 
 
-def _summary(block: BlockResult, metrics: int) -> str:
+def summary(block: BlockResult, metrics: int) -> str:
     """A sentence on what the block found, and how sure it is."""
     compared = [(row, row.comparison) for row in block.rows if row.comparison is not None]
     users = f"{block.first_run.users:,} users"
@@ -222,7 +239,8 @@ def _picture(path: Path) -> Picture:
     return Picture(title or path.stem, told or title or path.stem, address)
 
 
-def _markdown(path: Path) -> str:
-    """HTML of a Markdown file: HTML in it is shown as text, and its headings stand below the report's."""
-    text = re.sub(r"^(#{1,3}) ", r"##\1 ", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    return str(MarkdownIt("commonmark", {"html": False}).enable("table").render(text))
+def _markdown(text: str, below: int) -> str:
+    """HTML of Markdown: HTML in it is shown as text, and its headings are so many levels deeper."""
+    deeper = re.sub(r"^(#{1,3}) ", rf"{'#' * below}\1 ", text, flags=re.MULTILINE)
+    rendered = str(MarkdownIt("commonmark", {"html": False}).enable("table").render(deeper))
+    return re.sub(r"<th(?=[ >])", '<th scope="col"', rendered)

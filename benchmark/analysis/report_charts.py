@@ -67,6 +67,14 @@ def legend_below(axes: Axes, columns: int = 2) -> None:
     figure.legend(handles, labels, loc="outside lower left", ncols=min(columns, len(labels)), handlelength=3)
 
 
+def marks_with_intervals(
+    axis: Axes, places: Float64, value: Float64, low: Float64, high: Float64, label: str, style: dict[str, Any]
+) -> None:
+    """Marks, joined by the style's line, each with the interval from low to high as a vertical line."""
+    axis.plot(places, value, label=label, **style)
+    axis.vlines(places, low, high, color=style["color"], linewidth=1.1)
+
+
 def legend_height(entries: int) -> float:
     return 0.21 * ((entries + 1) // 2) + 0.1
 

@@ -22,6 +22,7 @@ from benchmark.analysis.report_charts import (
     legend_below,
     legend_height,
     main_metric,
+    marks_with_intervals,
     numbers,
     styles,
 )
@@ -91,9 +92,10 @@ def breakdown(table: ReportTable, block: BlockResult, name: str, kind: Kind) -> 
         for axis, values in zip(axes, (means, gains), strict=False):
             for label, (value, low, high) in values.items():
                 number = list(ranks).index(label)
-                place = np.arange(len(groups)) + 0.6 * (number / max(len(ranks) - 1, 1) - 0.5)
+                shift = 0.6 * (number / max(len(ranks) - 1, 1) - 0.5)
+                place = np.asarray(np.arange(len(groups)) + shift, np.float64)
                 own = {"color": style[label]["color"], "marker": style[label]["marker"], "linestyle": "none"}
-                axis.errorbar(place, value, yerr=[value - low, high - value], label=label, elinewidth=1.1, **own)
+                marks_with_intervals(axis, place, value, low, high, label, own)
             axis.set_xticks(range(len(groups)), [group.label for group in groups])
             axis.grid(axis="x", visible=False)
             for edge in np.arange(len(groups) - 1) + 0.5:

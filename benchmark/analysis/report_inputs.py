@@ -24,7 +24,7 @@ from benchmark.analysis.runs import check_comparable, load_run
 from benchmark.analysis.significance import Comparison
 from benchmark.analysis.tables import BlockResult, RowResult, RunResult, TableBlock, TableResult, TableRow, TableSpec
 from benchmark.errors import UserError
-from benchmark.evaluation.metrics import Float64, metric_mean
+from benchmark.evaluation.metrics import Float64, Metric, metric_mean
 
 if TYPE_CHECKING:
     from benchmark.experiments import Block, Configuration
@@ -88,6 +88,15 @@ def read_table(folder: Path, name: str, configuration: Configuration, preset: st
         check_comparable([run.run for row in block for run in row.runs])
     ids = [run.run.run_id for block in blocks for row in block for run in row.runs]
     return ReportTable(result, {run_id: read_details(folder / "runs" / run_id) for run_id in ids})
+
+
+def is_of_ranks(folder: Path, name: str) -> bool:
+    """Whether a table's metrics are computed from ranks; tables of predicted clicks are not."""
+    try:
+        Metric.parse(_read(folder / f"{name}.csv", RESULT_COLUMNS)[0]["metric"])
+    except UserError:
+        return False
+    return True
 
 
 def _parts(name: str) -> list[str]:

@@ -101,11 +101,17 @@ def _card_lines(card: DataCard) -> list[tuple[str, str]]:
             (f"Users whose {split} item stands in their history and cannot be hit", f"{100 * share:.2f} %")
             for split, share in unhittable.items()
         ),
+        *(
+            (f"Users whose {split} item no training event has", f"{100 * share:.2f} %")
+            for split, share in (card.cold_targets or {}).items()
+            if share is not None
+        ),
         ("Text fields", ", ".join(card.text_fields) or "none"),
         ("Items without text", f"{card.items_without_text:,}"),
         ("Left out", ", ".join(f"{reason} {count:,}" for reason, count in card.dropped.items()) or "nothing"),
         ("Filter", card.filter if isinstance(card.filter, str) else _plain(card.filter)),
         *((f"Raw file {source.file}", f"{source.bytes:,} bytes, SHA-256 {source.sha256}") for source in card.sources),
+        *([("Differs from what is expected", "; ".join(card.count_deviations))] if card.count_deviations else []),
         ("SHA-256 of the split", card.split_sha256),
         ("Licence", card.licence),
         *([("Terms", card.terms)] if card.terms else []),

@@ -15,6 +15,7 @@ from benchmark.analysis.report_charts import (
     legend_below,
     legend_height,
     main_metric,
+    marks_with_intervals,
     numbers,
     styles,
 )
@@ -52,9 +53,7 @@ def scale(table: ReportTable, training_interactions: Mapping[str, int]) -> Chart
         for label, points in curves.items():
             places = sorted(points)
             means, lows, highs = (np.array([points[place][part] for place in places]) for part in range(3))
-            axes[0].errorbar(
-                places, means, yerr=[means - lows, highs - means], label=label, elinewidth=1, **style[label]
-            )
+            marks_with_intervals(axes[0], np.array(places, float), means, lows, highs, label, style[label])
         axes[0].set(xscale="log", xlabel=what, ylabel=f"{full_title(metric)} (%)")
         axes[0].set_xticks(ordered, [f"{size:,}" for size in ordered])
         axes[0].minorticks_off()

@@ -26,8 +26,10 @@ def compare(
     format_b: Layout = None,
     unit_a: UnitOption = None,
     unit_b: UnitOption = None,
-    noise: Annotated[float, typer.Option(help="relative difference in percent that authors have themselves")] = 0.4,
-    out: Annotated[Path, typer.Option(help="files to write, without .csv, .md, .html")] = Path("results/comparison"),
+    noise: Annotated[
+        float, typer.Option(min=0, help="relative difference in percent that authors have themselves")
+    ] = 0.4,
+    out: Annotated[Path, typer.Option(help="files to write, without .csv, .md, .html")] = Path("results/compare"),
 ) -> None:
     """Does a number hold? Compare results with others, and say of each number whether it is reproduced.
 

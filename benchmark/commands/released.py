@@ -18,7 +18,7 @@ def import_released(
 ) -> None:
     """Read a checkpoint that a method's authors released, check every weight, and keep it as this project's own.
 
-    Nothing in the file is executed. A table ranks it without training: see config/tables/released.yaml.
+    Nothing in the file is executed. The table `released` ranks such files themselves, without training.
     """
     import torch
 
@@ -36,12 +36,12 @@ def import_released(
     with torch.device("meta"):  # shapes without memory
         model = registry.build(found.class_, settings, text, 1)
     try:
-        weights, rest = model.read_released(file)
+        weights = model.released_state(file)
     except ValueError as error:
         raise UserError(str(error)) from error
     save_weights(out / "model.safetensors", weights)
     origin = {"file": file.name, "sha256": file_sha256(file), "method": method, "git_revision": git_revision()}
-    write_json(out / "provenance.json", {"imported": origin | rest})
+    write_json(out / "provenance.json", {"imported": origin})
     log.info("%d weights of %s in %s", len(weights), file, out / "model.safetensors")
 
 

@@ -28,6 +28,41 @@ def table(
     print(make(plan, results / preset))
 
 
+def breakdown(
+    name: Annotated[str, typer.Argument(help="a table of config/tables")],
+    preset: Preset = "laptop",
+    seeds: Seeds = None,
+    overrides: OverridesFile = None,
+    results: Annotated[Path, typer.Option(help="folder that holds the preset's results")] = Path("results"),
+) -> None:
+    """Break a table down by how often the target was trained on: cold, tail, middle, head."""
+    from benchmark.analysis.breakdown import breakdown as of_table
+    from benchmark.files import write_text
+
+    csv, text = of_table(configuration(overrides).plan(name, preset, parse_seeds(seeds)), results / preset)
+    write_text(results / preset / "breakdown" / f"{name}.csv", csv)
+    write_text(results / preset / "breakdown" / f"{name}.md", text)
+    print(text)
+
+
+def scale(
+    name: Annotated[str, typer.Argument(help="a table whose rows differ in training.user_share")] = "figure3",
+    preset: Preset = "laptop",
+    seeds: Seeds = None,
+    overrides: OverridesFile = None,
+    results: Annotated[Path, typer.Option(help="folder that holds the preset's results")] = Path("results"),
+) -> None:
+    """Draw results against the number of users trained on, and say how many a method needs to reach another's best."""
+    from benchmark.analysis.data_scale import data_scale
+    from benchmark.analysis.figures import write_figure
+    from benchmark.files import write_text
+
+    drawing, text = data_scale(configuration(overrides).plan(name, preset, parse_seeds(seeds)), results / preset)
+    write_figure(drawing, results / preset)
+    write_text(results / preset / f"{name}_data_needed.csv", text)
+    print(drawing.description)
+
+
 Layout = Annotated[str | None, typer.Option(help="a file of config/formats, or a YAML file of your own")]
 UnitOption = Annotated[str | None, typer.Option(help="fraction or percent, instead of what the file's format says")]
 Where = Annotated[list[str], typer.Option(metavar="KEY=VALUE", help="only rows with this name or detail")]

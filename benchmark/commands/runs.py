@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,6 +34,7 @@ from benchmark.launch import enter
 
 if TYPE_CHECKING:
     from benchmark.experiments import Run
+    from benchmark.processes import Processes as Job
 
 
 def resolve(
@@ -58,34 +61,41 @@ def train(run_file: RunFile, data: DataRoot = Path("data"), nodes: Nodes = None,
     log_to(folder / "train.log", run.label)
     enter(layout(run, nodes, processes), sys.argv[1:])
 
-    import torch
-
+    from benchmark.processes import joined
     from benchmark.provenance import provenance, write_json
     from benchmark.training.checkpoint import run_lock
 
-    run_parts = opened(run, folder, data)
-    device, dataset, model = run_parts.device, run_parts.dataset, run_parts.model
-    with run_lock(folder):
+    with ExitStack() as held:
+        run_parts = opened(run, folder, data)
+        job = held.enter_context(joined())
+        if job.first:
+            held.enter_context(run_lock(folder))
+        parameters = sum(p.numel() for p in run_parts.model.parameters())
         source = _start(run, folder, run_parts)
-        trained = _trained(run, folder, run_parts)
-        record = provenance(
-            device,
-            seed=run.seed,
-            parameters=sum(p.numel() for p in model.parameters()),
-            dataset_hash=dataset.card.split_sha256,
-            **trained,
-            **source,
-        )
-        write_json(folder / "provenance.json", record)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+        trained, clear = _trained(run, folder, run_parts, job)
+        if job.first:
+            record = provenance(
+                run_parts.device,
+                seed=run.seed,
+                parameters=parameters,
+                dataset_hash=run_parts.dataset.card.split_sha256,
+                **({"processes": job.count} if job.count > 1 else {}),
+                **trained,
+                **source,
+            )
+            write_json(folder / "provenance.json", record)
+        clear()
     log.info("trained in %.0f s", 3600 * trained["hours"])
 
 
 def _start(run: Run, folder: Path, run_parts: OpenedRun) -> dict[str, Any]:
     """Take over what a run starts from; returns where it comes from, for its provenance."""
-    from benchmark.training.starting import file_sha256, take_weights
+    from benchmark.training.starting import file_sha256, take_released, take_weights
 
+    if run.released is not None:
+        path = Path(run.released.path)
+        digest = take_released(run_parts.model, path, run.released.sha256)
+        return {"starts_from": {"released": str(path), "weights_sha256": digest}}
     if run.starts_from is None:
         return {}
     origin: dict[str, Any] = {"run": run.starts_from.run}
@@ -98,31 +108,36 @@ def _start(run: Run, folder: Path, run_parts: OpenedRun) -> dict[str, Any]:
     return {"starts_from": origin}
 
 
-def _trained(run: Run, folder: Path, run_parts: OpenedRun) -> dict[str, Any]:
-    """Train, and return the figures for the provenance."""
+def _trained(run: Run, folder: Path, run_parts: OpenedRun, job: Job) -> tuple[dict[str, Any], Callable[[], None]]:
+    """Train; returns the figures for the provenance, and what removes the state that a stopped training continues
+    from, for when everything else is written."""
     from benchmark.recommender import SelfTrainedRecommender
     from benchmark.training.checkpoint import save_weights
+    from benchmark.training.progress import write_record
     from benchmark.training.stopping import stop_request
-    from benchmark.training.trainer import Trainer, fit, write_record
+    from benchmark.training.trainer import Trainer, fit
 
     dataset, model, began = run_parts.dataset, run_parts.model, time.perf_counter()
-    if not run.training.epochs:
+    figures: dict[str, Any] = {"epochs": 0}
+    if run.training.epochs and not isinstance(model, SelfTrainedRecommender):
+        with stop_request() as stop:
+            trainer = Trainer(run, dataset, model, folder, run_parts.device, stop, job)
+            progress = trainer.train()
+        figures = {
+            "epochs": progress.step // trainer.batches.steps_per_epoch,
+            "best_epoch": progress.best_epoch,
+            "steps": progress.step,
+            "hours": progress.seconds / 3600,
+            "items_per_second": progress.items_encoded / progress.seconds,
+        }
+        return figures, trainer.clear
+    if isinstance(model, SelfTrainedRecommender) and run.training.epochs:
+        if job.first:
+            figures["epochs"] = fit(run, dataset, model, folder).get("epochs", 0)
+    elif job.first:
         write_record(folder / "training.csv", [{"epoch": 0}])
         save_weights(folder / "model.safetensors", model.state_dict())
-        return {"epochs": 0, "hours": (time.perf_counter() - began) / 3600}
-    if isinstance(model, SelfTrainedRecommender):
-        figures = fit(run, dataset, model, folder)
-        return {"epochs": figures.get("epochs", 0), "hours": (time.perf_counter() - began) / 3600}
-    with stop_request() as stop:
-        trainer = Trainer(run, dataset, model, folder, run_parts.device, stop)
-        progress = trainer.train()
-    return {
-        "epochs": progress.step // trainer.batches.steps_per_epoch,
-        "best_epoch": progress.best_epoch,
-        "steps": progress.step,
-        "hours": progress.seconds / 3600,
-        "items_per_second": progress.items_encoded / progress.seconds,
-    }
+    return figures | {"hours": (time.perf_counter() - began) / 3600}, lambda: None
 
 
 def embed(run_file: RunFile, data: DataRoot = Path("data")) -> None:
@@ -158,6 +173,7 @@ def rank(run_file: RunFile, data: DataRoot = Path("data"), nodes: Nodes = None, 
 
     from benchmark.evaluation.metrics import write_metrics
     from benchmark.evaluation.ranking import rank_cases, write_ranks
+    from benchmark.processes import joined
     from benchmark.training.checkpoint import load_weights
     from benchmark.training.precision import Precision
     from benchmark.training.trainer import ranking_settings
@@ -169,11 +185,14 @@ def rank(run_file: RunFile, data: DataRoot = Path("data"), nodes: Nodes = None, 
     precision = Precision(model.to(device), device, bf16=run.execution.precision == "bf16")
     cases = dataset.cases("test")
     began = time.perf_counter()
-    with Progress(transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("users ranked", total=len(cases.target))
+    with joined() as job, Progress(transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("users ranked", total=len(cases.target), visible=job.first)
         ranks = rank_cases(
-            model, dataset, cases, ranking_settings(run), device, lambda done: bar.advance(task, done), precision
-        )
+            model, dataset, cases, ranking_settings(run), device,
+            lambda done: bar.advance(task, done), job, precision,
+        )  # fmt: skip
+    if not job.first:
+        return
     write_ranks(folder / "ranks.parquet", dataset, cases, ranks)
     write_metrics(folder / "metrics.csv", ranks.rank)
     log.info("%d users ranked among %d items in %.1f s", len(cases.target), dataset.item_count,

@@ -33,13 +33,14 @@ DataRoot = Annotated[Path, typer.Option(help="folder of the prepared data sets")
 
 
 def log_to(path: Path | None, label: str) -> None:
-    """Log to the screen, one prefixed line each, and with times to a file."""
-    root = logging.getLogger("benchmark")
-    root.setLevel(logging.INFO)
+    """Log to the screen, one prefixed line each, and with times to a file. Of a job's processes the first one tells how
+    it goes; the others tell only what goes wrong with them."""
+    root, process = logging.getLogger("benchmark"), int(os.environ.get("RANK", 0))
+    root.setLevel(logging.WARNING if process else logging.INFO)
     screen = logging.StreamHandler(sys.stderr)
-    screen.setFormatter(logging.Formatter(f"[{label}] %(message)s"))
+    screen.setFormatter(logging.Formatter(f"[{label}{f', process {process}' if process else ''}] %(message)s"))
     root.handlers = [screen]
-    if path is not None:
+    if path is not None and not process:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = logging.FileHandler(path)
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -93,11 +94,16 @@ def device_of(run: Run) -> torch.device:
     allocate_in_segments()
     import torch
 
+    from benchmark.processes import local_rank
+
     torch.set_num_threads(run.execution.threads)
     wanted = run.execution.device
     if wanted == "cuda" and not torch.cuda.is_available():
         raise UserError(f"run {run.id} asks for a CUDA device and there is none; set execution.device to cpu or auto")
-    device = torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+    device = torch.device("cpu")
+    if wanted != "cpu" and torch.cuda.is_available():
+        device = torch.device("cuda", local_rank())
+        torch.cuda.set_device(device)
     log.info("runs on %s", "CUDA" if device.type == "cuda" else f"the CPU, {run.execution.threads} thread(s)")
     return device
 
@@ -105,6 +111,11 @@ def device_of(run: Run) -> torch.device:
 def catalogue_of(run: Run, size: int, data: Path, device: torch.device) -> Catalogue:
     from benchmark.recommender import Catalogue
 
+    if run.images is not None:
+        from benchmark.data.images import ImageSettings, images_folder, load_images
+
+        folder = images_folder(data_folder(run, data), ImageSettings.from_mapping(run.images))
+        return Catalogue(size, pixels=load_images(folder, size))
     if run.text is None:
         return Catalogue(size)
     from benchmark.data.text import TextSettings, load_tokens, tokens_folder

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -29,6 +29,8 @@ class Ids(typing.Protocol):
     def __len__(self) -> int: ...
     def __getitem__(self, place: slice) -> Iterable[str]: ...
 
+
+_ITEMS_AT_ONCE = 8192
 
 # The columns of split.npy.
 TRAIN_END, VALIDATION, TEST = 0, 1, 2
@@ -196,18 +198,23 @@ class Dataset:
 
     def item_texts(self, fields: Sequence[str] | None = None) -> list[dict[str, str]]:
         """For every item of the catalogue its fields, all or those named, in this order; empty ones are left out."""
-        names = self.card.text_fields if fields is None else fields
+        return list(self.iterate_item_texts(fields))
+
+    def iterate_item_texts(self, fields: Sequence[str] | None = None) -> Iterator[dict[str, str]]:
+        """As item_texts, an item at a time: the texts of a large catalogue do not fit in memory comfortably."""
+        names = list(self.card.text_fields if fields is None else fields)
         for name in names:
             if name not in self.card.text_fields:
                 known = ", ".join(self.card.text_fields) or "none"
                 raise UserError(f"data set {self.card.name} has no text field {name!r}; its fields are: {known}")
-        columns = [self._column("items.parquet", name) for name in names]
-        texts: list[dict[str, str]] = [{} for _ in range(self.item_count)]
-        for name, column in zip(names, columns, strict=True):
-            for text, value in zip(texts, column, strict=True):
-                if value is not None:
-                    text[name] = value
-        return texts
+        if not names:
+            yield from ({} for _ in range(self.item_count))
+            return
+        file = pq.ParquetFile(self.folder / "items.parquet", memory_map=True)
+        for batch in file.iter_batches(batch_size=_ITEMS_AT_ONCE, columns=names):
+            columns = [batch.column(name).to_pylist() for name in names]
+            for values in zip(*columns, strict=True):
+                yield {name: value for name, value in zip(names, values, strict=True) if value is not None}
 
     def training_sequences(self) -> TrainingSequences:
         """Every user's training events, copied together."""

@@ -258,7 +258,7 @@ def _one_record_a_line(block: bytes, form: Format, width: int) -> bool:
     records, rest = divmod(len(found), width)
     if found != record * records + record[:rest] or rest != (0 if block.endswith(b"\n") else width - 1):
         return False
-    return block.count(b"\r") == block.count(b"\r\n") and _is_utf8(block)
+    return (b"\r" not in block or block.count(b"\r") == block.count(b"\r\n")) and _is_utf8(block)
 
 
 def _is_utf8(block: bytes) -> bool:

@@ -24,7 +24,7 @@ from benchmark.files import write_atomically
 _ATTEMPTS = 5  # without a byte of progress between them
 _LONGEST_WAIT = 120.0  # seconds, also where a server asks for more
 _TIMEOUT = (20, 60)  # seconds to connect, and between two packets
-_CHUNK = 1 << 20
+_CHUNK = 1 << 16  # what a broken connection may lose of what has come
 _AGAIN = {408, 425, 429, 500, 502, 503, 504}
 
 log = logging.getLogger(__name__)

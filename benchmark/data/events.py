@@ -18,31 +18,22 @@ class Ids:
     """Distinct ids, numbered in the order in which they come."""
 
     def __init__(self) -> None:
-        self._categories = pl.Categories.random()
-        self._alive = pl.Series([], dtype=self.dtype)  # polars forgets the categories that no series has
+        self._dtype = pl.Categorical(pl.Categories.random())
+        self._alive = pl.Series([], dtype=self._dtype)  # polars forgets the categories that no series has
         self._size = 0
 
     def __len__(self) -> int:
         return self._size
 
-    @property
-    def dtype(self) -> pl.Categorical:
-        """What a column of these ids is cast to; its physical values are the numbers."""
-        return pl.Categorical(self._categories)
-
     def codes(self, ids: pl.Series) -> Int32:
         """(n,) the number of each id; new ids get the next ones."""
-        return self.numbers(ids.cast(self.dtype))
-
-    def numbers(self, ids: pl.Series) -> Int32:
-        """(n,) the numbers of a column of `dtype`."""
-        codes = ids.to_physical().to_numpy().astype(np.int32)
+        codes = ids.cast(self._dtype).to_physical().to_numpy().astype(np.int32)
         self._size = max(self._size, int(codes.max(initial=-1)) + 1)
         return codes
 
     def names(self) -> pl.Series:
         """(len,) the ids in the order of their numbers."""
-        return pl.int_range(self._size, dtype=pl.UInt32, eager=True).cat.to(self.dtype).cast(pl.String)
+        return pl.int_range(self._size, dtype=pl.UInt32, eager=True).cat.to(self._dtype).cast(pl.String)
 
 
 @dataclass(frozen=True)

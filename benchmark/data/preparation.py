@@ -4,6 +4,7 @@ definition and the protocol alone, to the byte."""
 from __future__ import annotations
 
 import platform
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from importlib import metadata
@@ -108,17 +109,25 @@ def _read_events(
     """The interactions as numbers, in the file's order. catalogue: the item file's name and how many items it has, if
     an interaction with any other item is a bad row."""
     parts: list[tuple[np.ndarray[Any, Any], ...]] = []
-    for batch in file.batches():
-        frame = batch.with_columns(pl.col("user_id").cast(users.dtype), pl.col("item_id").cast(items.dtype))
-        item_numbers = items.numbers(frame["item_id"])
-        if catalogue is not None and (item_numbers >= catalogue[1]).any():
-            name, known = catalogue
-            reason = f"interaction with an item that {name} does not have"
-            found = f"item {{}} has no usable record in {name} (or keep such items with `missing_text: allow`)"
-            frame = without(frame, pl.Series(item_numbers >= known), file.path, "item_id", reason, found, bad)
-            item_numbers = items.numbers(frame["item_id"])
-        columns = [users.numbers(frame["user_id"]), item_numbers, frame["timestamp"].to_numpy()]
-        parts.append((*columns, frame["label"].to_numpy()) if "label" in frame.columns else tuple(columns))
+    batches = file.batches()
+    with ThreadPoolExecutor(2) as pool:  # users and items are numbered, and the next rows are read, side by side
+        coming = pool.submit(next, batches, None)
+        while (frame := coming.result()) is not None:
+            coming = pool.submit(next, batches, None)
+            numbering = pool.submit(users.codes, frame["user_id"])
+            item_numbers = items.codes(frame["item_id"])
+            user_numbers = numbering.result()
+            if catalogue is not None and (item_numbers >= catalogue[1]).any():
+                name, known = catalogue
+                reason = f"interaction with an item that {name} does not have"
+                found = f"item {{}} has no usable record in {name} (or keep such items with `missing_text: allow`)"
+                unknown = item_numbers >= known
+                rest = without(frame, pl.Series(unknown), file.path, "item_id", reason, found, bad)
+                user_numbers, item_numbers = user_numbers[~unknown], item_numbers[~unknown]
+            else:
+                rest = frame
+            columns = [user_numbers, item_numbers, rest["timestamp"].to_numpy()]
+            parts.append((*columns, rest["label"].to_numpy()) if "label" in rest.columns else tuple(columns))
     if not sum(len(part[0]) for part in parts):
         raise UserError(f"{file.path} has no usable rows below its header: a data set needs interactions")
     joined = []
@@ -188,8 +197,8 @@ def _write(
         write_atomically(folder / f"{name}.npy", partial(_save, array))
     if sequences.labels is not None:
         write_atomically(folder / "labels.npy", partial(_save, sequences.labels))
-    write_atomically(folder / "users.parquet", user_ids.to_frame("user_id").write_parquet)
-    write_atomically(folder / "items.parquet", items.write_parquet)
+    write_atomically(folder / "users.parquet", partial(_save_table, user_ids.to_frame("user_id")))
+    write_atomically(folder / "items.parquet", partial(_save_table, items))
     write_atomically(
         folder / "dataset.json", lambda path: path.write_text(card.to_json(), encoding="utf-8", newline="\n")
     )
@@ -197,8 +206,17 @@ def _write(
 
 
 def _save(array: np.ndarray[Any, Any], path: Path) -> None:
-    with path.open("wb") as file:  # given a name, np.save would add .npy to it
-        np.save(file, array, allow_pickle=False)
+    with path.open("wb") as file:  # np.save hides the reason where a disk is full
+        header = {"descr": array.dtype.str, "fortran_order": False, "shape": array.shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(np.ascontiguousarray(array).data)
+
+
+def _save_table(frame: pl.DataFrame, path: Path) -> None:
+    try:
+        frame.write_parquet(path)
+    except pl.exceptions.PolarsError as error:  # so it tells of a full disk
+        raise OSError(str(error).rpartition("IO error: ")[2]) from error
 
 
 def _versions() -> dict[str, str]:

@@ -12,7 +12,7 @@ from typing import IO, Any
 from benchmark.data.dataset import SourceFile
 from benchmark.errors import UserError
 
-BLOCK = 1 << 25  # bytes of text that are parsed at once
+BLOCK = 1 << 23  # bytes of text that are parsed at once
 _GZIP = b"\x1f\x8b"
 
 

@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from benchmark.errors import UserError
 from benchmark.settings import Settings, read_yaml, validated
@@ -93,6 +93,14 @@ class Sources(Settings):
     files: dict[str, RemoteFile] = Field(min_length=1)
     mirror: Path | None = None
     accept: str | None = None
+
+    @field_validator("files")
+    @classmethod
+    def _within_the_folder(cls, files: dict[str, RemoteFile]) -> dict[str, RemoteFile]:
+        for name in files:
+            if Path(name).is_absolute() or ".." in Path(name).parts or not Path(name).name:
+                raise ValueError(f"{name!r} is not a path within the data set's folder")
+        return files
 
 
 def _none_as_null(value: object) -> object:
@@ -213,40 +221,45 @@ def load_definitions(path: Path) -> dict[str, DatasetDefinition]:
     An entry whose name has {category} in it stands for one data set each of its `categories`, and {category} is that
     one wherever it stands in the entry.
     """
-    definitions = {}
+    return {name: _defined(name, entry) for name, entry in _entries(path).items()}
+
+
+def find_definition(path: Path, name: str) -> DatasetDefinition:
+    """One data set of a file such as config/datasets.yaml."""
+    entries = _entries(path)
+    if name not in entries:
+        like = difflib.get_close_matches(name, entries, n=3, cutoff=0.6)
+        told = f"did you mean {' or '.join(like)}?" if like else f"it has: {', '.join(sorted(read_yaml(path)))}"
+        raise UserError(f"{path} has no data set {name!r}; {told}")
+    return _defined(name, entries[name])
+
+
+def _defined(name: str, entry: tuple[str, dict[str, Any]]) -> DatasetDefinition:
+    where, content = entry
+    return validated(DatasetDefinition, {"name": name, **content}, where)
+
+
+def _entries(path: Path) -> dict[str, tuple[str, dict[str, Any]]]:
+    """For every data set where it stands, for messages, and its settings."""
+    entries: dict[str, tuple[str, dict[str, Any]]] = {}
     for key, entry in read_yaml(path).items():
         where = f"{path}, data set {key}"
         if not isinstance(key, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]*", key.replace("{category}", "x")):
             raise UserError(f"{path}: {key!r} cannot name a data set; use letters, digits, _ and, not first, -")
         if not isinstance(entry, dict):
             raise UserError(f"{where}: expected keys such as reader and folder, found {type(entry).__name__}")
-        content: dict[str, Any] = dict(entry)
-        if "name" in content:
+        if "name" in entry:
             raise UserError(f"{where}: name: is not a known setting: the key of the entry is its name")
         if "{category}" not in key:
-            definitions[key] = validated(DatasetDefinition, {"name": key, **content}, where)
+            entries[key] = (where, entry)
             continue
+        content = dict(entry)
         categories = content.pop("categories", None)
         if not isinstance(categories, list) or not all(isinstance(name, str) for name in categories):
             raise UserError(f"{where}: categories: name them, such as [Books, Video_Games]")
         for category in categories:
-            name, filled = _filled(key, category), _filled(content, category)
-            definitions[name] = validated(DatasetDefinition, {"name": name, **filled}, where)
-    return definitions
-
-
-def find_definition(path: Path, name: str) -> DatasetDefinition:
-    """One data set of a file such as config/datasets.yaml."""
-    definitions = load_definitions(path)
-    if name not in definitions:
-        like = difflib.get_close_matches(name, definitions, n=3, cutoff=0.5)
-        told = f"did you mean {' or '.join(like)}?" if like else f"it has: {', '.join(_shown(path))}"
-        raise UserError(f"{path} has no data set {name!r}; {told}")
-    return definitions[name]
-
-
-def _shown(path: Path) -> list[str]:
-    return sorted(read_yaml(path))
+            entries[_filled(key, category)] = (where, _filled(content, category))
+    return entries
 
 
 def _filled(value: Any, category: str) -> Any:

@@ -10,22 +10,32 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from pydantic import Field
 from tokenizers import Tokenizer
 from tokenizers import __version__ as tokenizers_version
 
-from benchmark.data.dataset import load_dataset
-from benchmark.data.tokenizers import TokenizerSettings, make_tokenizer, tokenizer_hash, vocabulary_size
+from benchmark.data.dataset import Dataset, load_dataset
+from benchmark.data.tokenizers import (
+    TEXTS_TO_TRAIN_ON,
+    TokenizerSettings,
+    make_tokenizer,
+    tokenizer_hash,
+    vocabulary_size,
+)
 from benchmark.errors import UserError
 from benchmark.files import write_atomically, write_text
-from benchmark.recommender import Catalogue
 from benchmark.settings import Settings, validated
+
+if TYPE_CHECKING:
+    import torch
+
+    from benchmark.recommender import Catalogue
 
 FORMAT = 1  # of the store and of what the settings mean; raise it when either changes
 PROMPT = "Compress the following sentence into embedding: "
@@ -80,9 +90,16 @@ def make_tokens(dataset_folder: Path, settings: TextSettings) -> Path:
             f"data set {dataset.card.name} has no text field {unknown[0]!r}; its fields are: {', '.join(known)}; mend "
             "text.fields"
         )
-    texts = [item_text(values, fields, settings.prompt) for values in dataset.item_texts()]
-    tokenizer = make_tokenizer(settings.tokenizer, texts)
-    parts, lengths = encode(tokenizer, texts, settings.text_length)
+    tokenizer = tokenizer_for(dataset, settings.tokenizer, fields, settings.prompt)
+    empty = 0
+
+    def texts() -> Iterator[str]:
+        nonlocal empty
+        for text in texts_of(dataset, fields, settings.prompt):
+            empty += not text
+            yield text
+
+    parts, lengths = encode(tokenizer, texts(), settings.text_length)
     kept = np.minimum(lengths, settings.text_length)
     offsets = np.concatenate([[0], kept.cumsum()]).astype("<i8")
 
@@ -100,9 +117,9 @@ def make_tokens(dataset_folder: Path, settings: TextSettings) -> Path:
         "tokenizer_sha256": tokenizer_hash(tokenizer),
         "vocabulary_size": vocabulary_size(tokenizer),
         "counts": {
-            "items": len(texts),
+            "items": len(lengths),
             "tokens": int(offsets[-1]),
-            "items_without_text": sum(not text for text in texts),
+            "items_without_text": empty,
         },
         "length": {
             "mean": round(float(kept.mean()), 3),
@@ -114,12 +131,25 @@ def make_tokens(dataset_folder: Path, settings: TextSettings) -> Path:
         "created_by": {"tokenizers": tokenizers_version, "numpy": np.__version__},
     }
     write_text(folder / "tokens.json", json.dumps(card, indent=2, ensure_ascii=False) + "\n")
-    log.info("%d tokens of %d items, %.1f an item, in %s", offsets[-1], len(texts), kept.mean(), folder)
+    log.info("%d tokens of %d items, %.1f an item, in %s", offsets[-1], len(lengths), kept.mean(), folder)
     return folder
 
 
+def texts_of(dataset: Dataset, fields: Sequence[str], prompt: str) -> Iterator[str]:
+    """The text of every item of the catalogue, one after another."""
+    return (item_text(values, fields, prompt) for values in dataset.iterate_item_texts())
+
+
+def tokenizer_for(dataset: Dataset, settings: TokenizerSettings, fields: Sequence[str], prompt: str) -> Tokenizer:
+    """The tokenizer of these settings; one that is trained learns from texts evenly spaced in the catalogue."""
+    if settings.source != "train":
+        return make_tokenizer(settings, [])
+    step = -(-dataset.item_count // TEXTS_TO_TRAIN_ON)
+    return make_tokenizer(settings, list(islice(texts_of(dataset, fields, prompt), None, None, step)))
+
+
 def encode(
-    tokenizer: Tokenizer, texts: Sequence[str], text_length: int
+    tokenizer: Tokenizer, texts: Iterable[str], text_length: int
 ) -> tuple[list[np.ndarray[Any, Any]], np.ndarray[Any, Any]]:
     """Parts of the flat int32 token ids, each text cut after text_length tokens, and (n,) the lengths before the cut.
 
@@ -129,17 +159,27 @@ def encode(
     parts: list[np.ndarray[Any, Any]] = []
     lengths: list[int] = []
     started = time.monotonic()
-    for start in range(0, len(texts), _TEXTS_AT_ONCE):
-        batch = [encoding.ids for encoding in tokenizer.encode_batch_fast(texts[start : start + _TEXTS_AT_ONCE])]
+    for batch in token_batches(tokenizer, texts):
         lengths.extend(map(len, batch))
         parts.append(np.concatenate([np.asarray(ids[:text_length], dtype="<i4") for ids in batch]))
         done, seconds = len(lengths), time.monotonic() - started
-        log.debug("%d of %d items tokenized, %.0f a second", done, len(texts), done / max(seconds, 1e-9))
+        log.debug("%d items tokenized, %.0f a second", done, done / max(seconds, 1e-9))
     return parts, np.asarray(lengths, dtype=np.int64)
+
+
+def token_batches(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[list[list[int]]]:
+    """The token ids of many texts at a time, uncut."""
+    waiting = iter(texts)
+    while batch := list(islice(waiting, _TEXTS_AT_ONCE)):
+        yield [encoding.ids for encoding in tokenizer.encode_batch_fast(batch)]
 
 
 def load_tokens(folder: Path, size: int, device: torch.device | str) -> Catalogue:
     """The catalogue of `size` items with its tokens; on the CPU they stay memory-mapped."""
+    import torch  # late: Snakemake and all its jobs read the settings above, and torch takes seconds
+
+    from benchmark.recommender import Catalogue
+
     mend = "make it again with `python -m benchmark tokenize`"
     if not (folder / "tokens.json").is_file():
         raise UserError(f"there is no token store {folder}; {mend}")

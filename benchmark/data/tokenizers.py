@@ -16,7 +16,7 @@ from benchmark.errors import UserError
 from benchmark.settings import Settings
 
 BOS = "<s>"
-_TEXTS_TO_TRAIN_ON = 200_000  # evenly spaced in the catalogue when there are more
+TEXTS_TO_TRAIN_ON = 200_000  # evenly spaced in the catalogue when there are more
 
 
 class TokenizerSettings(Settings):
@@ -60,7 +60,7 @@ def train_tokenizer(texts: Sequence[str], vocabulary_size: int) -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    step = -(-len(texts) // _TEXTS_TO_TRAIN_ON) or 1
+    step = -(-len(texts) // TEXTS_TO_TRAIN_ON) or 1
     tokenizer.train_from_iterator(texts[::step], trainer)
     bos = tokenizer.token_to_id(BOS)
     tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, bos)])

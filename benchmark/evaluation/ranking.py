@@ -13,16 +13,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from benchmark.data.batches import Int64, flat_ranges, packed
 from benchmark.data.dataset import Dataset, EvaluationCases
 from benchmark.files import write_atomically
+from benchmark.processes import Processes
 from benchmark.recommender import SequentialRecommender, item_chunks
 
 _SIZE_AT_ONCE = 1 << 15  # of items, such as tokens, that are embedded at once
 
 HistoryMask = Literal["whole", "truncated", "none"]
+
+_LEAST_BLOCKS = 16  # of users, so that several processes have something to do on a small data set
 
 
 @dataclass(frozen=True)
@@ -76,21 +80,37 @@ def rank_block(scores: Tensor, targets: Tensor, masked_rows: Tensor, masked_item
 
 
 @torch.no_grad()
-def embed_catalogue(model: SequentialRecommender, size: int, chunk: int, device: torch.device) -> Tensor:
-    """(size, d) the embeddings of all items, as `embed_items` gives them; chunk: items embedded at once, where they
-    are rows of a table. Others go in chunks of like sizes, with memory for a bounded total size."""
-    sizes = model.item_sizes(torch.arange(size))
-    if sizes is not None:
-        places = item_chunks(sizes, -(-int(sizes.sum()) // _SIZE_AT_ONCE))
-        embedded = torch.cat([model.embed_items(place) for place in places])
-        return embedded[torch.cat(places).argsort().to(embedded.device)]
-    parts = [model.embed_items(torch.arange(i, min(i + chunk, size), device=device)) for i in range(0, size, chunk)]
-    return torch.cat(parts)
+def embed_catalogue(
+    model: SequentialRecommender, size: int, chunk: int, device: torch.device, processes: Processes | None = None
+) -> Tensor:
+    """(size, d) the embeddings of all items, as `embed_items` gives them; chunks take turns among the processes.
+
+    chunk: items embedded at once, where they are rows of a table. Others go in chunks of like sizes, with memory for a
+    bounded total size. They are cut as one process cuts them, so that the embeddings are the same to the last bit.
+    """
+    processes, sizes = processes or Processes(), model.item_sizes(torch.arange(size))
+    if sizes is None:
+        chunks = list(torch.arange(size, device=device).split(min(chunk, size)))
+    else:
+        chunks = item_chunks(sizes, -(-int(sizes.sum()) // _SIZE_AT_ONCE))
+    rows, parts = max(map(len, chunks)), []
+    for number in processes.turns(len(chunks)):
+        part = model.embed_items(chunks[number])
+        if processes.count > 1:  # every process gives as many rows
+            part = processes.gather_rows(F.pad(part, (0, 0, 0, rows - len(part))))
+        parts.append(part)
+    embedded = torch.cat(parts)
+    if sizes is None:
+        return embedded[:size]
+    if processes.count > 1:
+        filled = [number * rows + torch.arange(len(chunk)) for number, chunk in enumerate(chunks)]
+        embedded = embedded[torch.cat(filled).to(embedded.device)]
+    return embedded[torch.cat(chunks).argsort().to(embedded.device)]
 
 
 def blocks(cases: EvaluationCases, size: int, settings: RankingSettings) -> Iterator[Int64]:
-    """Case numbers in blocks, users with histories of similar length together."""
-    per_block = max(1, settings.block_scores // size)
+    """Case numbers in blocks, users with histories of similar length together; the same for any number of processes."""
+    per_block = max(1, min(settings.block_scores // size, -(-len(cases) // _LEAST_BLOCKS)))
     order = np.argsort(cases.history_end - cases.history_start, kind="stable")
     for start in range(0, len(order), per_block):
         yield order[start : start + per_block]
@@ -104,37 +124,43 @@ def rank_cases(
     settings: RankingSettings,
     device: torch.device | str = "cpu",
     progress: Callable[[int], None] | None = None,
+    processes: Processes | None = None,
     precision: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> Ranks:
     """Rank the target of every case. progress is called with the number of cases done after each block; precision: the
     context that the model runs in, scores are computed outside of it.
 
-    Raises ValueError if a score is not a finite number.
+    processes: those of the job, all of which call this; each embeds its share of the catalogue and ranks its share of
+    the cases, and all return the ranks of all. Raises ValueError if a score is not a finite number.
     """
-    device, training = torch.device(device), model.training
+    device, training, processes = torch.device(device), model.training, processes or Processes()
     model.eval()
     with precision():
-        items = embed_catalogue(model, dataset.item_count, settings.item_chunk, device)
+        items = embed_catalogue(model, dataset.item_count, settings.item_chunk, device, processes)
     kind = torch.bfloat16 if settings.scores == "bf16" else torch.float32
     comparable = model.comparable(items).to(kind)
     count = len(cases.target)
-    rank, ties, hittable = np.empty(count), np.empty(count, np.int32), np.empty(count, np.bool_)
-    for block in blocks(cases, dataset.item_count, settings):
+    rank, ties, hittable = np.zeros(count), np.zeros(count, np.int32), np.zeros(count, np.bool_)
+    every = list(blocks(cases, dataset.item_count, settings))
+    for number in processes.turns(len(every)):
+        block = every[number]
         start, end = cases.history_start[block], cases.history_end[block]
         read = np.maximum(start, end - settings.sequence_length)
         sequences = packed(dataset, read, end - read, settings.shuffle_key).to(device)
         with precision():
             predicted = model.embed_histories(sequences, items[sequences.items])[sequences.last]
         scores = (model.comparable(predicted).to(kind) @ comparable.T).float()
-        if not torch.isfinite(scores).all():
+        if processes.any(not torch.isfinite(scores).all()):
             raise ValueError("a score is not a finite number: the model's embeddings hold NaN or infinity")
         rows, masked = _masked_pairs(dataset, start if settings.mask == "whole" else read, end, settings.mask)
         targets = torch.from_numpy(cases.target[block].astype(np.int64)).to(device)
         found = rank_block(scores, targets, rows.to(device), masked.to(device))
         rank[block], ties[block], hittable[block] = (x.cpu().numpy() for x in found)
         if progress:
-            progress(len(block))
+            progress(len(block) * processes.count)
     model.train(training)
+    for array in (rank, ties, hittable.view(np.uint8)):
+        processes.take_most(torch.from_numpy(array))
     return Ranks(rank, ties, hittable)
 
 

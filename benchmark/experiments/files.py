@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from benchmark.data.dataset import Protocol
+from benchmark.experiments.run import ReleasedCheckpoint
 from benchmark.settings import Settings
 
 
@@ -18,6 +19,7 @@ class MethodFile(Settings):
     class_: str = Field(alias="class")
     model: dict[str, Any] = {}
     text: dict[str, Any] | None = None
+    images: dict[str, Any] | None = None
     training: dict[str, Any] = {}
     source: str
     deviations: list[str] = []
@@ -26,33 +28,27 @@ class MethodFile(Settings):
 class MethodOverride(Settings):
     model: dict[str, Any] = {}
     text: dict[str, Any] = {}
+    images: dict[str, Any] = {}
     training: dict[str, Any] = {}
     evaluation: dict[str, Any] = {}
     execution: dict[str, Any] = {}
 
 
 class StartsFrom(Settings):
-    """A row above in the same block, by label, whose run with the same seed this row's run starts from; or imported,
-    the name under which `import-released` has put a released checkpoint beside the runs.
+    """A row above in the same block, by label, whose run with the same seed this row's run starts from.
 
     parts and cached_items: see SourceRun.
     """
 
-    row: str | None = None
-    imported: str | None = None
+    row: str
     parts: list[str] | None = None
     cached_items: bool = False
-
-    @model_validator(mode="after")
-    def _one(self) -> StartsFrom:
-        if (self.row is None) == (self.imported is None):
-            raise ValueError("name either row or imported")
-        return self
 
 
 class Row(Settings):
     """choices: settings, such as training.patience, that the row's source leaves open -> why they have this value.
 
+    released: the authors' checkpoint that the row starts from; with training.epochs 0 it is ranked as it is.
     counterpart: label of the row of the same table on preset paper that this one stands for, if it is not the same;
     "none" where the paper has no such row.
     """
@@ -62,10 +58,12 @@ class Row(Settings):
     variant: str = ""
     published: dict[str, str] | None = None
     starts_from: StartsFrom | None = None
+    released: ReleasedCheckpoint | None = None
     choices: dict[str, str] = {}
     counterpart: str | None = None
     model: dict[str, Any] = {}
     text: dict[str, Any] = {}
+    images: dict[str, Any] = {}
     training: dict[str, Any] = {}
     evaluation: dict[str, Any] = {}
     execution: dict[str, Any] = {}

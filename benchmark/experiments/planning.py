@@ -13,7 +13,8 @@ from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel
 
-from benchmark.data.sources import DatasetDefinition, load_definitions
+from benchmark.data.sources import DatasetDefinition, find_definition, load_definitions
+from benchmark.data.text import TextSettings
 from benchmark.errors import UserError
 from benchmark.experiments.files import (
     Block,
@@ -25,7 +26,7 @@ from benchmark.experiments.files import (
     StartsFrom,
     TableFile,
 )
-from benchmark.experiments.run import IMPORTED, Run
+from benchmark.experiments.run import Run
 from benchmark.settings import Settings, read_yaml, validated
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -108,10 +109,7 @@ class Configuration:
         path = self.folder / "datasets.yaml"
         if self._definitions is None:
             self._definitions = load_definitions(path)
-        definitions = self._definitions
-        if name not in definitions:
-            raise UserError(f"{path} has no data set {name!r}; it has: {', '.join(sorted(definitions))}")
-        definition = definitions[name]
+        definition = self._definitions.get(name) or find_definition(path, name)
         label = {"label": definition.label.model_dump(mode="json")} if labels and definition.label else {}
         return {**definition.decisive(), **label}
 
@@ -154,6 +152,7 @@ class Configuration:
             "dataset": block.dataset,
             "protocol": block.protocol,
             "dataset_definition": self.dataset_definition(block.dataset, predicts_clicks),
+            "released": row.released.model_dump() if row.released else None,
             **layers,
         }
         runs = []
@@ -162,6 +161,8 @@ class Configuration:
             run = validated(Run, {**content, "seed": seed, "starts_from": source}, where)
             name = f"{run.dataset}-{run.protocol}-{run.method}-seed{seed}-{run.identity()}"
             runs.append(run.model_copy(update={"id": name}))
+        if runs[0].text is not None:
+            validated(TextSettings, runs[0].text, f"{where}, text")
         choices = {**preset.choices, **block.choices, **row.choices}
         _check_choices(choices, runs[0], where)
         return PlannedRow(row=row, label=label, runs=runs, choices=choices)
@@ -179,11 +180,12 @@ class Configuration:
         def section(name: str) -> dict[str, Any]:
             return merge(*(getattr(layer, name, None) or {} for layer in layers))
 
-        sections = {name: section(name) for name in ("model", "text", "training", "evaluation", "execution")}
+        sections = {name: section(name) for name in ("model", "text", "images", "training", "evaluation", "execution")}
         length = sections["training"].get("sequence_length")
         return {
             **sections,
             "text": sections["text"] if method.text is not None else None,
+            "images": sections["images"] if method.images is not None else None,
             "evaluation": merge({"sequence_length": length}, sections["evaluation"]),
         }
 
@@ -192,8 +194,6 @@ def _source_run(source: StartsFrom | None, above: list[PlannedRow], place: int, 
     """The run, of the seed at that place in the list of seeds, that a row starts from."""
     if source is None:
         return None
-    if source.imported is not None:
-        return {"run": IMPORTED + source.imported, "parts": source.parts, "cached_items": source.cached_items}
     runs = {row.label: row.runs for row in above}
     if source.row not in runs:
         known = ", ".join(map(repr, runs)) or "none"

@@ -116,8 +116,11 @@ class ExecutionSettings(Settings):
     """How a run is executed; its result does not depend on it (up to rounding).
 
     nodes: hosts. processes: on each of them, each with a GPU of its own unless device is cpu. threads: of each process.
+    engine: "ddp" keeps the model whole in every process and sums the gradients; "single" is for one process; "auto"
+    takes either.
     item_chunk: most items embedded at once; null leaves it to the memory of a CUDA device. history_chunk: most
     sequences that the model reads at once. compile: have torch.compile make the kernels; "auto" does on CUDA.
+    checkpoint_minutes: between two states that a stopped training continues from; each epoch ends with one as well.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -125,6 +128,7 @@ class ExecutionSettings(Settings):
     nodes: int = Field(1, gt=0)
     processes: int = Field(1, gt=0)
     threads: int = Field(1, gt=0)
+    engine: Literal["auto", "single", "ddp"] = "auto"
     item_chunk: int | None = Field(None, gt=0)
     history_chunk: int | None = Field(None, gt=0)
     compile: Literal["auto", "on", "off"] = "auto"
@@ -132,9 +136,6 @@ class ExecutionSettings(Settings):
 
     def compiles(self, device_type: str) -> bool:
         return self.compile == "on" or (self.compile == "auto" and device_type == "cuda")
-
-
-IMPORTED = "imported-"  # begins the names of folders beside the runs that hold released checkpoints
 
 
 class SourceRun(Settings):
@@ -147,6 +148,13 @@ class SourceRun(Settings):
     run: str
     parts: list[str] | None = None
     cached_items: bool = False
+
+
+class ReleasedCheckpoint(Settings):
+    """The authors' checkpoint of a method, a file of theirs; sha256: checked where it is known."""
+
+    path: str
+    sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
 
 
 class Run(Settings):
@@ -162,17 +170,22 @@ class Run(Settings):
     dataset_definition: dict[str, Any]
     model: dict[str, Any]
     text: dict[str, Any] | None
+    images: dict[str, Any] | None = None
     training: TrainingSettings
     evaluation: EvaluationSettings
     seed: int = Field(ge=0)
     starts_from: SourceRun | None = None
+    released: ReleasedCheckpoint | None = None
     execution: ExecutionSettings = ExecutionSettings()
 
     @model_validator(mode="after")
     def _combinations(self) -> Run:
         if self.protocol == "meta" and self.training.selection == "best":
             raise ValueError("protocol meta has no validation events: set training.selection to last")
-        if not self.training.epochs and (self.starts_from is None or self.starts_from.parts is not None):
+        if self.starts_from is not None and self.released is not None:
+            raise ValueError("starts_from and released: a run starts from one of them")
+        whole = self.released is not None or (self.starts_from is not None and self.starts_from.parts is None)
+        if not self.training.epochs and not whole:
             raise ValueError("training.epochs is 0: say in starts_from which run's weights, all of them, are ranked")
         return self
 

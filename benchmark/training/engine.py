@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -19,11 +19,12 @@ from torch import Tensor, nn
 
 from benchmark.data.batches import TrainingBatch
 from benchmark.errors import UserError
+from benchmark.processes import Processes
 from benchmark.recommender import PackedSequences, SequentialRecommender
 from benchmark.training.item_embedding import ItemEmbedder
 from benchmark.training.objectives import Objective, StepItems
 from benchmark.training.precision import Precision, compile_layers
-from benchmark.training.processes import Processes
+from benchmark.training.state import MOMENTS, Fragment, StoredState, learned_parameters
 
 log = logging.getLogger(__name__)
 
@@ -46,34 +47,8 @@ class StepFigures:
     distinct_items: int
 
 
-@dataclass(frozen=True)
-class Fragment:
-    """A stretch of a learned parameter, flat, that this process answers for: elements start, start + 1, ...
-
-    weight: (n,) float32. moments: AdamW's, by name, (n,) each; empty before its first step. steps: that it has taken.
-    """
-
-    name: str
-    start: int
-    weight: Tensor
-    moments: dict[str, Tensor] = field(default_factory=dict)
-    steps: float = 0.0
-
-
-class StoredMoments(Protocol):
-    """AdamW's state of a stopped run, whatever engine and number of processes left it."""
-
-    def steps(self, name: str) -> float:
-        """That AdamW has taken of a parameter; 0 for one that has not been updated."""
-
-    def moment(self, kind: str, name: str, start: int, length: int) -> Tensor:
-        """(length,) elements of one of its MOMENTS, on the CPU."""
-
-
 _LEAST_CAUTION = 1 / 16  # of the share of memory for items' graphs; after that, every item is embedded twice
 _MOST_ITEMS = 256  # tried first when the memory has not sufficed for a step's items at any share
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class MemoryExceededError(Exception):
@@ -99,7 +74,7 @@ class Engine:
         self,
         model: SequentialRecommender,
         objective: Objective,
-        optimizer: torch.optim.Optimizer | None,
+        optimizer: torch.optim.Optimizer,
         *,
         device: torch.device,
         bf16: bool,
@@ -109,31 +84,28 @@ class Engine:
         compiled: bool = False,
     ) -> None:
         self.model, self.objective = model, objective
-        self.optimizers = [] if optimizer is None else [optimizer]
+        self.optimizer = optimizer
         self.device, self.history_chunk = device, history_chunk
         self.processes = processes or Processes()
+        self.processes.send_from_first([p.data for p in self.parameters()])
         self.precision = Precision(model, device, bf16=bf16)
+        optimizer.register_step_post_hook(lambda *_: self.precision.weights_changed())
         objective.compiled = compiled
         self._comparable = torch.compile(model.comparable) if compiled else model.comparable
         if compiled:
             compile_layers(model)
         self.items = ItemEmbedder(model, device, self.precision, item_chunk)
-        self.processes.send_from_first([p.data for p in self.parameters()])
 
     def parameters(self) -> Iterator[nn.Parameter]:
         yield from self.model.parameters()
         yield from self.objective.parameters()
 
     def learned(self) -> dict[str, nn.Parameter]:
-        """The parameters that training changes, by a name that is theirs in every engine."""
-        named = {f"model.{name}": p for name, p in self.model.named_parameters()}
-        named |= {f"objective.{name}": p for name, p in self.objective.named_parameters()}
-        return {name: p for name, p in named.items() if p.requires_grad}
+        return learned_parameters(self.model, self.objective)
 
     def set_learning_rate(self, rate: float) -> None:
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
 
     def step(self, batch: TrainingBatch, seed: int | None = None) -> StepFigures:
         """One optimisation step; batch is the global one, on the engine's device.
@@ -160,7 +132,7 @@ class Engine:
         for name, parameter in self.learned().items():
             yield self._whole(name, parameter)
 
-    def restore(self, stored: StoredMoments) -> None:
+    def restore(self, stored: StoredState) -> None:
         """Take over AdamW's state; the weights are those that the engine was made with."""
         for name, parameter in self.learned().items():
             self._restore_whole(name, parameter, stored)
@@ -171,17 +143,16 @@ class Engine:
 
     def _whole(self, name: str, parameter: nn.Parameter) -> Fragment:
         """A parameter that its optimizer holds as it is."""
-        state: dict[str, Any] = next((o.state[parameter] for o in self.optimizers if parameter in o.state), {})
+        state: dict[str, Any] = self.optimizer.state.get(parameter, {})
         moments = {kind: state[kind].reshape(-1) for kind in MOMENTS if kind in state}
         return Fragment(name, 0, parameter.detach().reshape(-1), moments, float(state.get("step", 0)))
 
-    def _restore_whole(self, name: str, parameter: nn.Parameter, stored: StoredMoments) -> None:
+    def _restore_whole(self, name: str, parameter: nn.Parameter, stored: StoredState) -> None:
         if not (steps := stored.steps(name)):
             return
-        optimizer = next(o for o in self.optimizers if any(parameter is p for p in o.param_groups[0]["params"]))
-        place = parameter.device if optimizer.defaults.get("fused") else "cpu"  # where AdamW counts its steps
+        place = parameter.device if self.optimizer.defaults.get("fused") else "cpu"  # where AdamW counts its steps
         moments = {kind: stored.moment(kind, name, 0, parameter.numel()) for kind in MOMENTS}
-        optimizer.state[parameter] = {
+        self.optimizer.state[parameter] = {
             "step": torch.tensor(steps, dtype=torch.float32, device=place),
             **{kind: moment.view_as(parameter).to(parameter.device) for kind, moment in moments.items()},
         }
@@ -194,6 +165,7 @@ class Engine:
         ids, whole = self.items.distinct(self.objective.items(batch))
         shared = self.processes.count > 1 and self.model.item_table() is None  # rows of a table cost nothing to embed
         own, rows = self._deal(ids) if shared else (ids, ids)
+        self._own_items = len(own)
         embedded = self._together("items", lambda: self.items.embed(own))
         # The graph is cut here: several parts of the batch add to the gradient, and the item model gets it once.
         wide = torch.promote_types(embedded.dtype, torch.float32)  # what adds up gradients is no bfloat16
@@ -232,7 +204,7 @@ class Engine:
         sums: dict[str, Tensor] = {}
         for part, weight in self._parts(batch):
             output = self.objective.loss(self, part, items)
-            (output.loss * (weight * self._loss_scale)).backward()
+            (output.loss * weight).backward()
             for name, share in {"loss": output.loss, **output.figures}.items():
                 sums[name] = sums.get(name, 0) + share.detach() * weight
         return sums
@@ -254,18 +226,14 @@ class Engine:
             embedded.backward(gradient)
         self.items.backward()
 
-    # What engines do differently.
-
-    _loss_scale = 1.0  # of the gradients until _update
+    _own_items = 0  # that this process has been dealt in the step
 
     def _zero_gradients(self) -> None:
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
 
     def _update(self) -> None:
         sum_gradients(self.processes, list(self.learned().values()))
-        for optimizer in self.optimizers:
-            optimizer.step()
+        self.optimizer.step()
 
     def _together(self, what: Chunked, work: Callable[[], Result]) -> Result:
         """Do what may exceed the memory. If it does in one process, none goes on to the next exchange."""
@@ -285,20 +253,25 @@ class Engine:
             torch.cuda.empty_cache()
         if not exceeded.own or (exceeded.what == "items" and self.items.shrink()):
             return
-        if exceeded.what == "items":
-            now = self.items.chunk or -(-self.objective.items(batch).unique().numel() // self.processes.count)
-        else:
-            share = -(-len(batch) // self.processes.count)
-            now = min(self.history_chunk or share, share)
+        if exceeded.what == "items" and self.items.memory is not None and self.items.memory.caution > _LEAST_CAUTION:
+            self.items.shrink()
+            log.warning("out of memory: half as much of it for the items' graphs from now on")
+            return
+        share = -(-len(batch) // self.processes.count)
+        now = (
+            (self.items.chunk or min(_MOST_ITEMS, self._own_items))
+            if exceeded.what == "items"
+            else (min(self.history_chunk or share, share))
+        )
         if now == 1:
             raise UserError(
                 f"one of a step's {exceeded.what} alone exceeds the memory; spread the model over more GPUs"
             )
         if exceeded.what == "items":
-            self.items.chunk = now // 2
+            self.items.memory, self.items.chunk = None, now // 2
         else:
             self.history_chunk = now // 2
-        log.warning("out of memory: %d %s at a time from now on, instead of %d", now // 2, exceeded.what, now)
+        log.warning("out of memory: at most %d of the %s at a time from now on", now // 2, exceeded.what)
 
     # What the objective is given to run the model with.
 
@@ -327,7 +300,7 @@ def mean_cosine(vectors: Tensor) -> Tensor:
     return (total - count) / max(1, count * (count - 1))
 
 
-def sum_gradients(processes: Processes, parameters: list[nn.Parameter], scale: float = 1.0) -> None:
+def sum_gradients(processes: Processes, parameters: list[nn.Parameter]) -> None:
     """Sum each parameter's gradient over the processes; one that no process has a gradient for keeps none."""
     if processes.count == 1:
         return
@@ -337,7 +310,3 @@ def sum_gradients(processes: Processes, parameters: list[nn.Parameter], scale: f
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
     processes.sum_in_place([p.grad for p in used if p.grad is not None])
-    if scale != 1:
-        for parameter in used:
-            assert parameter.grad is not None
-            parameter.grad *= scale

@@ -24,6 +24,11 @@ class Precision:
         self.device, self.bf16 = device, bf16
         self._copies = WorkingCopies(model.heavy_layers(), torch.bfloat16) if bf16 and device.type == "cuda" else None
 
+    def weights_changed(self) -> None:
+        """To be called after an optimizer's step."""
+        if self._copies is not None:
+            self._copies.weights_changed()
+
     @contextmanager
     def __call__(self) -> Iterator[None]:
         if not self.bf16:
@@ -41,8 +46,9 @@ class WorkingCopies:
     """Copies in another type of the float32 weights of some layers, which stand in the weights' place while in use.
 
     Autocast alone would convert every weight again in each forward pass, and add up its gradients in the same number of
-    conversions. Here a weight is converted once after it has changed. The gradient that reaches a copy is added to its
-    weight's float32 gradient at once.
+    conversions. Here a weight is converted once after it has changed, which an optimizer has to tell: torch counts most
+    changes of a tensor, and those by a fused optimizer not. The gradient that reaches a copy is added to its weight's
+    float32 gradient at once.
 
     Layers that transformers recomputes in the backward pass, when the copies are no longer in place, have none.
     """
@@ -50,7 +56,7 @@ class WorkingCopies:
     def __init__(self, layers: Iterable[nn.Module], dtype: torch.dtype) -> None:
         self._copies: dict[nn.Parameter, nn.Parameter] = {}
         self._places: list[tuple[nn.Module, str, nn.Parameter]] = []
-        self._versions: list[int] = []
+        self._versions: list[int] = []  # of the weights when they were converted; empty: they must be anew
         for layer in layers:
             if getattr(layer, "gradient_checkpointing", False):
                 continue
@@ -60,6 +66,9 @@ class WorkingCopies:
                         self._places.append((module, name, weight))
                         if weight not in self._copies:
                             self._copies[weight] = self._copy(weight, dtype)
+
+    def weights_changed(self) -> None:
+        self._versions = []
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -90,7 +99,7 @@ class WorkingCopies:
 
     @torch.no_grad()
     def _refresh(self) -> None:
-        """Convert again what has changed: torch counts the changes of every tensor."""
+        """Convert again if anything has changed, by an optimizer or, as when weights are loaded, otherwise."""
         versions = [weight._version for weight in self._copies]
         if self._copies and versions != self._versions:
             torch._foreach_copy_(list(self._copies.values()), list(self._copies))

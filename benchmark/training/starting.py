@@ -107,6 +107,21 @@ def take_weights(model: SequentialRecommender, source: Path, parts: Sequence[str
     log.info("starts from the weights of %s%s", source.parent.name, f", {', '.join(parts)}" if parts else "")
 
 
+def take_released(model: SequentialRecommender, path: Path, sha256: str | None) -> str:
+    """Load the authors' checkpoint; returns its SHA-256. UserError where it is another file or does not fit."""
+    if not path.is_file():
+        raise UserError(f"the released checkpoint {path} does not exist; put it there, or mend `released.path`")
+    found = file_sha256(path)
+    if sha256 is not None and found != sha256:
+        raise UserError(f"{path} has SHA-256 {found[:12]} and {sha256[:12]} was expected; get the file again")
+    try:
+        model.load_state_dict(model.released_state(path))
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    log.info("starts from the released checkpoint %s", path)
+    return found
+
+
 def _in(name: str, part: str) -> bool:
     return name == part or name.startswith(f"{part}.")
 

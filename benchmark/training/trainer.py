@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -23,14 +22,16 @@ from benchmark.data.randomness import Stream
 from benchmark.errors import StoppedError, UserError
 from benchmark.evaluation.metrics import metric_mean
 from benchmark.evaluation.ranking import RankingSettings, rank_cases
-from benchmark.experiments import Run, TrainingSettings
-from benchmark.files import write_atomically
+from benchmark.experiments import Run
+from benchmark.processes import Processes
 from benchmark.recommender import SelfTrainedRecommender, SequentialRecommender
-from benchmark.training.checkpoint import load_state, load_weights, save_state, save_weights
+from benchmark.training.checkpoint import load_weights, save_weights
 from benchmark.training.click import click_validation_metrics, clicks_of
 from benchmark.training.engine import Engine
+from benchmark.training.engines import make_engine
 from benchmark.training.objectives import objective_for
-from benchmark.training.precision import Precision
+from benchmark.training.progress import Progress, learning_rate_factor, write_record
+from benchmark.training.state import States, StoredState, take_learned
 from benchmark.training.stopping import StopRequest
 
 log = logging.getLogger(__name__)
@@ -41,34 +42,12 @@ _LOG_SECONDS = 15.0  # between two lines of progress within an epoch
 VALIDATION_METRICS = ("recall@10", "ndcg@10", "recall@200", "ndcg@200")
 
 
-@dataclass
-class Progress:
-    """Where a training run stands; part of the resumable state."""
-
-    step: int = 0
-    best_score: float = -math.inf
-    best_epoch: int = 0
-    seconds: float = 0.0
-    items_encoded: int = 0
-    epoch_sums: dict[str, float] = field(default_factory=dict)  # of the steps since the last epoch ended
-    record: list[dict[str, float]] = field(default_factory=list)
-
-
-def learning_rate_factor(step: int, total: int, settings: TrainingSettings) -> float:
-    """The learning rate of step (counted from 0) as a share of the highest; total: steps of the whole run."""
-    warmup = total * settings.schedule.warmup
-    if step < warmup:
-        return step / max(1.0, warmup)
-    if settings.schedule.kind == "constant":
-        return 1.0
-    return max(0.0, 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1.0, total - warmup))))
-
-
 class Trainer:
     """Trains one run in its folder, from wherever the folder's state says it stands, until it is asked to stop.
 
-    model.safetensors (the weights that are ranked) and training.csv (a row an epoch) are written at the end;
-    state.pt and best.safetensors are what a stopped run continues from.
+    model.safetensors (the weights that are ranked) and training.csv (a row an epoch) are written at the end; the folder
+    state and the best epoch's weights are what a stopped run continues from, until `clear` removes them. Every process
+    of the job has a trainer; the first one writes.
     """
 
     def __init__(
@@ -79,32 +58,14 @@ class Trainer:
         folder: Path,
         device: torch.device,
         stop: StopRequest | None = None,
+        processes: Processes | None = None,
     ) -> None:
-        self.stop = stop or StopRequest()
+        self.stop, self.processes = stop or StopRequest(), processes or Processes()
         settings = run.training
         self.clicks = clicks_of(run, dataset)
         dataset = self.clicks.dataset if self.clicks else dataset
         self.run, self.dataset, self.folder, self.device = run, dataset, folder, device
-        self.model = model.to(device)
-        self.objective = objective_for(settings).to(device)
-        parameters = [p for p in (*model.parameters(), *self.objective.parameters()) if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            parameters,
-            lr=settings.optimizer.learning_rate,
-            betas=settings.optimizer.betas,
-            weight_decay=settings.optimizer.weight_decay,
-            fused=device.type == "cuda",
-        )
-        self.engine = Engine(
-            self.model,
-            self.objective,
-            self.optimizer,
-            device=device,
-            bf16=run.execution.precision == "bf16",
-            item_chunk=run.execution.item_chunk,
-            history_chunk=run.execution.history_chunk,
-            compiled=run.execution.compiles(device.type),
-        )
+        self.model, self.objective = model.to(device), objective_for(settings).to(device)
         self.batches = TrainingBatches(
             dataset,
             sequence_length=settings.sequence_length,
@@ -118,8 +79,18 @@ class Trainer:
         )
         if not len(self.batches.starts):
             raise UserError(f"data set {run.dataset} has no user with two training events, so nothing can be trained")
-        self.progress, self._last_log = Progress(), time.monotonic()
         self.total_steps = settings.epochs * self.batches.steps_per_epoch
+        self.progress, self._last_log = Progress(), time.monotonic()
+        self.states = States(folder, self.processes)
+        with ExitStack() as files:
+            stored = self._stored(files)
+            if stored is not None:  # before the engine spreads the weights
+                take_learned(self.model, self.objective, stored)
+            self.engine = make_engine(
+                self.model, self.objective, settings.optimizer, run.execution, device, self.processes
+            )
+            if stored is not None:
+                self.engine.restore(stored)
 
     @property
     def finished(self) -> bool:
@@ -136,39 +107,58 @@ class Trainer:
 
         Raises StoppedError, with the state saved, after the step in which the request to stop came.
         """
-        self._resume()
         last_save = time.monotonic()
         while not self.finished:
-            if self.stop.by:
-                self._save()
-                raise StoppedError(
-                    f"stopped by {self.stop.by} after step {self.progress.step} of {self.total_steps}; "
-                    "the same command continues from there"
-                )
             self._train_step()
-            if self.progress.step % self.batches.steps_per_epoch == 0:
+            ended = self.progress.step % self.batches.steps_per_epoch == 0
+            if ended:
                 self._end_epoch()
+            late = time.monotonic() - last_save > 60 * self.run.execution.checkpoint_minutes
+            stop, due = self.processes.most([int(self.stop.by is not None), int(late)])
+            if ended or stop or due:
                 self._save()
                 last_save = time.monotonic()
-            elif time.monotonic() - last_save > 60 * self.run.execution.checkpoint_minutes:
-                self._save()
-                last_save = time.monotonic()
-        if self.run.training.selection == "best":
-            self.model.load_state_dict(load_weights(self.folder / "best.safetensors"))
-        self._write_record()
-        save_weights(self.folder / "model.safetensors", self.model.state_dict())
-        for leftover in ("best.safetensors", "state.pt", "state.pt.previous"):
-            (self.folder / leftover).unlink(missing_ok=True)
+            if stop and not self.finished:
+                raise StoppedError(
+                    f"stopped by {self.stop.by or 'a signal to another process'} after step {self.progress.step} of "
+                    f"{self.total_steps}; the same command continues from there"
+                )
+        self._finish()
         return self.progress
+
+    def clear(self) -> None:
+        """Remove what a stopped training would continue from."""
+        self.states.remove()
+        if self.processes.first:
+            self._remove_weights_but(None)
+
+    def _finish(self) -> None:
+        best = self.run.training.selection == "best"
+        weights = None if best else self.engine.weights()
+        if self.processes.first:
+            save_weights(self.folder / "model.safetensors", weights or load_weights(self._best_weights()))
+            write_record(self.folder / "training.csv", self.progress.record)
+
+    def _best_weights(self) -> Path:
+        """The file of the best epoch's weights. Each has its own, so that a state that is continued from finds the
+        weights that it speaks of, even if a later epoch was better and its state was never saved."""
+        return self.folder / f"best-{self.progress.best_epoch}.safetensors"
+
+    def _remove_weights_but(self, kept: Path | None) -> None:
+        for path in self.folder.glob("best-*.safetensors"):
+            if path != kept:
+                path.unlink()
 
     def _train_step(self) -> None:
         began, step = time.perf_counter(), self.progress.step
         factor = learning_rate_factor(step, self.total_steps, self.run.training)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.run.training.optimizer.learning_rate * factor
-        torch.manual_seed(randomness.key(self.run.seed, Stream.DROPOUT, step))
+        self._rate = self.run.training.optimizer.learning_rate * factor
+        self.engine.set_learning_rate(self._rate)
+        turn = step * self.processes.count + self.processes.rank  # each process has dropout of its own
         self.model.train()
-        figures = self.engine.step(self.batches.batch(step, self.device))
+        figures = self.engine.step(
+            self.batches.batch(step, self.device), seed=randomness.key(self.run.seed, Stream.DROPOUT, turn)
+        )
         names = ["loss", *figures.figures]
         values = torch.stack([figures.loss, *figures.figures.values()]).tolist()  # the one wait for the device
         found = dict(zip(names, values, strict=True))
@@ -209,7 +199,7 @@ class Trainer:
             "step": float(progress.step),
             **{name: total / steps for name, total in progress.epoch_sums.items()},
             **self.objective.state_figures(),
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "learning_rate": self._rate,
         }
         progress.epoch_sums = {}
         if self.run.training.selection == "best":
@@ -217,13 +207,18 @@ class Trainer:
             if self.clicks:
                 scores = click_validation_metrics(self.run, self.clicks, self.model, self.device)
             else:
-                scores = validation_metrics(self.run, self.dataset, self.model, self.device, self.engine.precision)
+                scores = validation_metrics(self.run, self.dataset, self.engine, self.processes)
+            agreed = torch.tensor(list(scores.values()), dtype=torch.float64)
+            self.processes.send_from_first([agreed])  # what ends the training must not differ in a last bit
+            scores = dict(zip(scores, agreed.tolist(), strict=True))
             row |= scores
             progress.seconds += time.perf_counter() - began
             score = scores[self.run.training.selection_metric]
             if score > progress.best_score:
                 progress.best_score, progress.best_epoch = score, epoch
-                save_weights(self.folder / "best.safetensors", self.model.state_dict())
+                weights = self.engine.weights()
+                if weights is not None:
+                    save_weights(self._best_weights(), weights)
             log.info("epoch %d: loss %.4f, validation %s %.4f (best %.4f, epoch %d)", epoch, row["loss"],
                      self.run.training.selection_metric, score, progress.best_score, progress.best_epoch)  # fmt: skip
         else:
@@ -232,34 +227,29 @@ class Trainer:
         progress.record.append(row)
 
     def _save(self) -> None:
-        save_state(
-            self.folder / "state.pt",
+        self.states.save(
+            self.progress.step,
             {
                 "identity": self.run.identity(),
                 "split": self.dataset.card.split_sha256,
+                "processes": self.processes.count,
                 "progress": asdict(self.progress),
-                "model": self.model.state_dict(),
-                "objective": self.objective.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
             },
+            self.engine.fragments(),
         )
+        if self.processes.first:
+            self._remove_weights_but(self._best_weights())
 
-    def _resume(self) -> None:
-        state = load_state(self.folder / "state.pt", log.warning)
-        if state is None:
-            return
-        if (state["identity"], state["split"]) != (self.run.identity(), self.dataset.card.split_sha256):
-            raise UserError(
-                f"{self.folder}/state.pt belongs to other settings or data; delete the folder to start anew"
-            )
-        self.model.load_state_dict(state["model"])
-        self.objective.load_state_dict(state["objective"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.progress = Progress(**state["progress"])
+    def _stored(self, files: ExitStack) -> StoredState | None:
+        """What a stopped training of this run has left, and `progress` from it."""
+        stored = self.states.newest(log.warning, files)
+        if stored is None:
+            return None
+        if (stored.notes["identity"], stored.notes["split"]) != (self.run.identity(), self.dataset.card.split_sha256):
+            raise UserError(f"{self.folder}/state belongs to other settings or data; delete the folder to start anew")
+        self.progress = Progress(**stored.notes["progress"])
         log.info("continues after step %d of %d", self.progress.step, self.total_steps)
-
-    def _write_record(self) -> None:
-        write_record(self.folder / "training.csv", self.progress.record)
+        return stored
 
 
 def ranking_settings(run: Run) -> RankingSettings:
@@ -273,12 +263,12 @@ def ranking_settings(run: Run) -> RankingSettings:
     )
 
 
-def validation_metrics(
-    run: Run, dataset: Dataset, model: SequentialRecommender, device: torch.device, precision: Precision
-) -> dict[str, float]:
+def validation_metrics(run: Run, dataset: Dataset, engine: Engine, processes: Processes) -> dict[str, float]:
     """The metrics of the validation targets, as fractions."""
     cases, settings = dataset.cases("validation"), ranking_settings(run)
-    ranks = rank_cases(model, dataset, cases, settings, device, precision=precision).rank
+    ranks = rank_cases(
+        engine.model, dataset, cases, settings, engine.device, processes=processes, precision=engine.precision
+    ).rank
     names = dict.fromkeys((*VALIDATION_METRICS, run.training.selection_metric))
     return {name: metric_mean(ranks, name) for name in names}
 
@@ -300,20 +290,6 @@ def fit(run: Run, dataset: Dataset, model: SelfTrainedRecommender, folder: Path)
     write_record(folder / "training.csv", [figures])
     save_weights(folder / "model.safetensors", model.state_dict())
     return figures
-
-
-def write_record(path: Path, rows: list[dict[str, float]]) -> None:
-    """training.csv: a row an evaluation."""
-    text = io.StringIO()
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: _plain(value) for name, value in row.items()} for row in rows)
-    write_atomically(path, lambda temporary: temporary.write_text(text.getvalue()))
-
-
-def _plain(value: float) -> Any:
-    return int(value) if float(value).is_integer() else value
 
 
 def seeded(build: Callable[[], Module], seed: int) -> Module:

@@ -22,8 +22,8 @@ def simulated_ranks(method, seed, users=600):
     return np.floor(2 * ranks).clip(2, 3000) / 2
 
 
-def write_run(root, method="hstu", seed=1, settings=None, record=None, ranks=None, users=None):
-    """Write a run's folder below root and return it."""
+def write_run(root, method="hstu", seed=1, settings=None, record=None, ranks=None, users=None, columns=None):
+    """Write a run's folder below root and return it. columns: others than zeros, of ranks.parquet."""
     folder = root / f"toy-{method}-seed{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     run = {
@@ -49,6 +49,8 @@ def write_run(root, method="hstu", seed=1, settings=None, record=None, ranks=Non
             "history_length": zeros, "target_frequency": zeros, "hittable": np.ones(len(ranks), bool),
         }
     )  # fmt: skip
+    for name, values in (columns or {}).items():
+        table = table.set_column(table.column_names.index(name), name, pa.array(values, pa.int32()))
     pq.write_table(table, folder / "ranks.parquet")
     write_metrics(folder / "metrics.csv", ranks)
     return folder

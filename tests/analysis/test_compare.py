@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from typer.testing import CliRunner
 
 from benchmark.analysis.compare import Compared, Comparer, Interval, Verdict, judged
 from benchmark.analysis.compare_gains import compare_gains
@@ -18,6 +19,7 @@ from benchmark.analysis.compare_views import answer, exit_status, write_comparis
 from benchmark.analysis.runs import load_run
 from benchmark.analysis.significance import compare, outcomes, single_run_interval, welch
 from benchmark.analysis.tables import TableBlock, TableRow, TableSpec, evaluate_table, write_table
+from benchmark.cli import app
 from benchmark.errors import UserError
 from benchmark.evaluation.metrics import DEFAULT_METRICS, metric_mean, metric_values
 
@@ -219,6 +221,8 @@ def number(value, rounding=0.0, **of):
         (0.1031, (0.001, 0.005), 0.0012, Verdict.REPRODUCED),  # what printing rounded away reaches 0
         (0.1003, (0.0001, 0.0005), 0, Verdict.NOISE),
         (0.1003, None, 0, Verdict.NOISE),
+        (0.10042, None, 0, Verdict.DEVIATES),
+        (0.10042, None, 0.00005, Verdict.NOISE),
         (0.1031, None, 0, Verdict.DEVIATES),
         (0.10004, None, 0.00005, Verdict.REPRODUCED),
     ],
@@ -240,6 +244,22 @@ def test_rows_that_fit_equally_well_are_refused_until_one_is_chosen(tmp_path):
     _, results = compared(tmp_path / "a.csv", tmp_path / "b.csv", where_b={"reported": "best"})
     assert results[0].reference == 0.34
     assert matching.only_second == ("SASRec on ml-1m",)
+
+
+def test_settings_that_differ_are_named(table, tmp_path):
+    path = table()  # 256 negatives
+    (tmp_path / "p.csv").write_text("method,dataset,negatives,R@10,N@10\nSASRec,toy,512,20.10,-\n")
+    mapping = tmp_path / "p.yaml"
+    mapping.write_text(
+        "{description: p, layout: wide, columns: {label: method, dataset: dataset, negatives: negatives}}"
+    )
+    runs = RunFolders()
+    first, second = read_source(path, runs, CONFIG), read_source(tmp_path / "p.csv", runs, CONFIG, layout=str(mapping))
+    matching = match_sources(first, second, {}, CONFIG)
+    results = Comparer(matching.matches, runs).results()
+    assert [result.first.of.metric for result in results] == ["recall@10"]
+    text = write_comparison(matching, results, [], "", tmp_path / "comparison", 0.004)
+    assert "Other settings: SASRec on toy: negatives 256 against 512." in text
 
 
 def test_methods_are_matched_by_label_with_others_and_by_name_among_ours(table, tmp_path):
@@ -314,3 +334,19 @@ def test_the_answer_comes_first_in_every_file(table, tmp_path):
     frame = pd.read_csv(tmp_path / "out" / "comparison.csv")
     np.testing.assert_allclose(frame.value - frame.counterpart_value, frame.difference, atol=1e-12)
     assert list(frame.query("verdict == 'deviates'").metric) == ["recall@10"]
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        (lambda row: None, 0),
+        (set_to(0.15), 3),
+        (lambda row: row.update(dataset_hash="e" * 64), 4),
+    ],
+)
+def test_the_exit_status_says_whether_anything_deviates(table, tmp_path, monkeypatch, change, status):
+    monkeypatch.chdir(CONFIG.parent)
+    path = table()
+    arguments = ["compare", str(edited(path, change)), str(path), "--out", str(tmp_path / "comparison")]
+    assert CliRunner().invoke(app, arguments).exit_code == status
+    assert (tmp_path / "comparison.csv").is_file()  # written whatever the verdict

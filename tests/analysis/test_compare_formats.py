@@ -46,7 +46,10 @@ def test_metrics_are_recognised_as_people_write_them(text, name):
     assert metric_name(text) == name
 
 
-@pytest.mark.parametrize("path", sorted(PUBLISHED.glob("*.csv")), ids=lambda path: path.stem)
+TABLES = sorted(path for path in PUBLISHED.glob("*.csv") if path.stem != "training_cost")  # it has no metrics
+
+
+@pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
 def test_every_published_number_is_read_as_pandas_reads_it(path):
     frame = pd.read_csv(path)
     counts = ["users", "items", "interactions"] if "datasets" in path.stem else []
@@ -137,6 +140,7 @@ def test_a_mapping_of_ones_own(tmp_path):
         ("a.csv", "method,R@10\nA,much\n", "line 2: recall@10 is 'much', and must be a number"),
         ("a.csv", "method,R@10\nA,-0.1\n", "neither a fraction nor a percentage"),
         ("a.csv", "method,R@10\nA,0.1\nA,0.2\n", "line 2 and .*line 3 are both A, recall@10"),
+        ("a.csv", 'method,R@10\n"' + "A" * 200_000, "is no CSV after line 1: field larger than field limit"),
         ("a.txt", "nothing", "has 0 test results"),
     ],
 )

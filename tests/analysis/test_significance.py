@@ -155,7 +155,7 @@ def test_intervals_cover_the_true_difference(names, cell_limit, simulations):
     relative = np.divide(*np.mean(means, axis=0)) - 1
     covered, covered_relative = np.zeros(len(names)), np.zeros(len(names))
     for number in range(simulations):
-        method, reference = (outcomes(ranks, names) for ranks in simulated(generator, 800, (2,), shift=shift))
+        method, reference = (outcomes(ranks, names) for ranks in simulated(generator, 500, (2,), shift=shift))
         found = compare(method, reference, resamples=1000, seed=number, cell_limit=cell_limit)
         covered += (found.low <= truth) & (truth <= found.high)
         covered_relative += (found.relative_low <= relative) & (relative <= found.relative_high)

@@ -67,7 +67,7 @@ def test_fast_and_exact_parser_agree(data, kind, size, packed):
         try:
             (fast, _), (exact, _) = (outcome(path, Format(kind), choice) for choice in (True, False))
         finally:
-            raw_files.BLOCK = 1 << 25
+            raw_files.BLOCK = 1 << 23
     assert fast == exact == whole
 
 

@@ -60,12 +60,14 @@ def obstacle() -> str | None:
         return "Slurm's daemons are started as root"
     if DEFAULT_PLACE.exists() and DEFAULT_PLACE.resolve() != FOLDER / "slurm.conf":
         return f"this machine has a Slurm of its own ({DEFAULT_PLACE})"
+    if _running(FOLDER / "slurmctld.pid"):
+        return "one like it is running; `python tests/slurm/cluster.py stop` ends it"
     return None
 
 
 def start() -> None:
     """Start the daemons and wait until both nodes take jobs."""
-    stop()
+    stop()  # removes what a killed one has left
     for name in ("state", "one", "two"):
         (FOLDER / name).mkdir(parents=True)
     FOLDER.chmod(0o755)
@@ -101,20 +103,20 @@ def stop() -> None:
 
 def _end(pid_file: Path) -> None:
     """End the daemon of a pid file and wait for it."""
-    with suppress(OSError, ValueError):
-        pid = int(pid_file.read_text())
-        os.kill(pid, signal.SIGTERM)
-        deadline = time.monotonic() + 10
-        while _running(pid) and time.monotonic() < deadline:
-            time.sleep(0.05)
+    if _running(pid_file):
+        os.kill(int(pid_file.read_text()), signal.SIGTERM)
+    deadline = time.monotonic() + 10
+    while _running(pid_file) and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
-def _running(pid: int) -> bool:
-    """Whether a process is there and not one that has ended and that nobody waits for."""
+def _running(pid_file: Path) -> bool:
+    """Whether the daemon of a pid file is there, and not one that has ended and that nobody waits for."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
+        state = Path(f"/proc/{int(pid_file.read_text())}/stat").read_text()
+    except (OSError, ValueError):
         return False
+    return state.rpartition(")")[2].split()[0] != "Z"
 
 
 def _path() -> str:

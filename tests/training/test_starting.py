@@ -12,7 +12,7 @@ from benchmark.errors import UserError
 from benchmark.evaluation.metrics import read_ranks
 from benchmark.experiments import Run, dump_run
 from benchmark.training.checkpoint import save_weights
-from benchmark.training.starting import cached_items, take_weights
+from benchmark.training.starting import cached_items, take_released, take_weights
 from tests.training.interactions import prepared
 
 LLAMA = {
@@ -34,7 +34,8 @@ def write_run(folder, name, method_class, model, *, text=None, starts_from=None,
         "dataset_definition": {}, "model": model, "text": text, "training": settings, "seed": 3,
         "evaluation": {"sequence_length": 6}, "starts_from": starts_from, "execution": {"device": "cpu"},
     })  # fmt: skip
-    path = folder / "runs" / name / "run.yaml"
+    run = run.model_copy(update={"id": f"{name}-{run.identity()}"})
+    path = folder / "runs" / run.id / "run.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(dump_run(run))
     return path
@@ -48,7 +49,7 @@ def done(path, root):
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """(folder, ranks) of a trained and exported HLLM."""
+    """(folder, id, ranks) of a trained and exported HLLM."""
     folder = tmp_path_factory.mktemp("starting")
     prepared(folder / "small", users=60)
     text = {"tokenizer": {"source": "train", "vocabulary_size": 300}}
@@ -56,38 +57,42 @@ def source(tmp_path_factory):
     data.tokenize(path, folder)
     ranks = done(path, folder)
     runs.embed(path, folder)
-    return folder, ranks
+    return folder, path.parent.name, ranks
 
 
-CACHED = {"run": "hllm", "parts": ["user_llm"], "cached_items": True}
+CACHED = {"parts": ["user_llm"], "cached_items": True}
 
 
 def test_a_user_llm_on_cached_items_ranks_as_the_model_it_was_taken_from(source):
-    folder, ranks = source
+    folder, name, ranks = source
     still = {"learning_rate": 1e-12, "weight_decay": 0.0}
-    path = write_run(folder, "still", "models.cached_items.CachedItems", {"user_model": LLAMA}, starts_from=CACHED,
-                     optimizer=still)  # fmt: skip
+    cached = {**CACHED, "run": name}
+    path = write_run(
+        folder, "still", "models.cached_items.CachedItems", {"user_model": LLAMA}, starts_from=cached, optimizer=still
+    )
     np.testing.assert_array_equal(done(path, folder), ranks)
     origin = json.loads((path.parent / "provenance.json").read_text())["starts_from"]
-    card = json.loads((folder / "runs/hllm/item_embeddings.json").read_text())
-    assert origin["run"] == "hllm"
+    card = json.loads((folder / "runs" / name / "item_embeddings.json").read_text())
+    assert origin["run"] == name
     assert origin["item_embeddings_sha256"] == card["sha256"]
     fresh = write_run(folder, "fresh", "models.cached_items.CachedItems", {"user_model": LLAMA},
-                      starts_from={**CACHED, "parts": []}, optimizer=still)  # fmt: skip
+                      starts_from={**CACHED, "run": name, "parts": []}, optimizer=still)  # fmt: skip
     assert (done(fresh, folder) != ranks).mean() > 0.2
 
 
 def test_no_epoch_ranks_the_source_under_other_settings(source):
-    folder, ranks = source
+    folder, name, ranks = source
     text = {"tokenizer": {"source": "train", "vocabulary_size": 300}}
     path = write_run(folder, "again", "models.hllm.HLLM", {"item_model": LLAMA, "user_model": LLAMA}, text=text,
-                     starts_from={"run": "hllm"}, epochs=0)  # fmt: skip
+                     starts_from={"run": name}, epochs=0)  # fmt: skip
     np.testing.assert_array_equal(done(path, folder), ranks)
 
 
 def test_ranking_with_other_item_embeddings_than_in_training_is_refused(source):
-    folder, _ = source
-    path = write_run(folder, "stale", "models.cached_items.CachedItems", {"user_model": LLAMA}, starts_from=CACHED)
+    folder, name, _ = source
+    path = write_run(
+        folder, "stale", "models.cached_items.CachedItems", {"user_model": LLAMA}, starts_from={**CACHED, "run": name}
+    )
     runs.train(path, folder)
     record = json.loads((path.parent / "provenance.json").read_text())
     record["starts_from"]["item_embeddings_sha256"] = "0" * 64
@@ -97,8 +102,8 @@ def test_ranking_with_other_item_embeddings_than_in_training_is_refused(source):
 
 
 def test_item_embeddings_are_checked_when_they_are_opened(source, tmp_path):
-    folder, _ = source
-    exported = folder / "runs/hllm"
+    folder, name, _ = source
+    exported = folder / "runs" / name
     split = json.loads((exported / "item_embeddings.json").read_text())["split_sha256"]
     embeddings, _ = cached_items(exported, 30, split)
     assert embeddings.shape == (30, 16)
@@ -141,3 +146,25 @@ def test_weights_that_do_not_fit_are_told_in_one_sentence(tmp_path, parts, width
     save_weights(tmp_path / "model.safetensors", Parts().state_dict())
     with pytest.raises(UserError, match=message):
         take_weights(Parts(width), tmp_path / "model.safetensors", parts)
+
+
+class Released(Parts):
+    def released_state(self, path):
+        if path.read_bytes() != b"weights":
+            raise ValueError(f"{path} does not fit this model")
+        return {name: torch.ones_like(value) for name, value in self.state_dict().items()}
+
+
+def test_a_released_checkpoint_is_checked_and_taken(tmp_path):
+    path, model = tmp_path / "pytorch_model.bin", Released()
+    with pytest.raises(UserError, match="does not exist; put it there"):
+        take_released(model, path, None)
+    path.write_bytes(b"weights")
+    digest = take_released(model, path, None)
+    assert model.first.weight.eq(1).all()
+    assert take_released(model, path, digest) == digest
+    with pytest.raises(UserError, match="and ffffffffffff was expected"):
+        take_released(model, path, "f" * 64)
+    path.write_bytes(b"other")
+    with pytest.raises(UserError, match="does not fit this model"):
+        take_released(model, path, None)

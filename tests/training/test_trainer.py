@@ -1,11 +1,6 @@
 """Whole trainings of a small method: it learns, repeats itself bit by bit, and survives being stopped."""
 
 import math
-import re
-import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,13 +9,12 @@ from torch import nn
 from benchmark.data.dataset import load_dataset
 from benchmark.errors import UserError
 from benchmark.evaluation.ranking import rank_cases
-from benchmark.experiments import Run, dump_run
+from benchmark.experiments import Run
 from benchmark.recommender import SequentialRecommender
 from benchmark.training.checkpoint import load_weights
-from benchmark.training.trainer import Trainer, learning_rate_factor, ranking_settings, seeded, write_record
+from benchmark.training.progress import learning_rate_factor, write_record
+from benchmark.training.trainer import Trainer, ranking_settings, seeded
 from tests.training.interactions import prepared
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 class Walker(SequentialRecommender):
@@ -59,7 +53,6 @@ def trained(run, dataset, folder, dropout=0.0, steps=None):
     model = seeded(lambda: Walker(dataset.item_count, dropout=dropout), run.seed)
     trainer = Trainer(run, dataset, model, folder, torch.device("cpu"))
     if steps is not None:  # stop as a crash would, some steps after the last saved state
-        trainer._resume()
         for _ in range(steps):
             trainer._train_step()
             if trainer.progress.step % trainer.batches.steps_per_epoch == 0:
@@ -113,8 +106,8 @@ def test_a_damaged_state_is_passed_over_for_the_one_before(dataset, tmp_path, ca
     run = a_run()
     whole = trained(run, dataset, tmp_path / "whole")
     trained(run, dataset, tmp_path / "cut", steps=2 * whole.batches.steps_per_epoch)
-    state = tmp_path / "cut" / "state.pt"
-    state.write_bytes(state.read_bytes()[: state.stat().st_size // 2])
+    newest = max((tmp_path / "cut" / "state").glob("step-*")) / "part-0000.safetensors"
+    newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
     trained(run, dataset, tmp_path / "cut")
     assert "is damaged" in caplog.text
     for name, tensor in load_weights(tmp_path / "whole" / "model.safetensors").items():
@@ -157,39 +150,3 @@ def test_learning_rate_schedules():
 def test_record_keeps_every_column(tmp_path):
     write_record(tmp_path / "training.csv", [{"epoch": 1.0, "loss": 0.25}, {"epoch": 2.0, "extra": 3.5}])
     assert (tmp_path / "training.csv").read_text() == "epoch,loss,extra\n1,0.25,\n2,,3.5\n"
-
-
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
-def test_a_signal_ends_with_status_75_and_the_same_weights_in_the_end(tmp_path, name):
-    """The command line itself, stopped in the middle of training a SASRec."""
-    data = tmp_path / "data" / "small" / "hllm"
-    data.parent.mkdir(parents=True)
-    prepared(tmp_path / "made", users=150).rename(data)
-    run = a_run(epochs=8).model_dump(mode="json", by_alias=True)
-    run |= {"class": "baselines.sasrec.SASRec", "model": {"layers": 1, "heads": 1, "width": 16, "dropout": 0.1}}
-    run["execution"] |= {"device": "cpu"}
-    run = Run.model_validate(run)
-
-    def start(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "run.yaml").write_text(dump_run(run))
-        command = [sys.executable, "-m", "benchmark", "train", str(folder / "run.yaml")]
-        command += ["--data", str(tmp_path / "data")]
-        return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-
-    assert start(tmp_path / "whole").wait(120) == 0
-    process = start(tmp_path / "stopped")
-    for line in process.stderr:
-        if "epoch 1" in line:
-            process.send_signal(getattr(signal, name))
-            break
-    said = process.stderr.read()
-    assert process.wait(60) == 75, said
-    last = said.strip().splitlines()[-1]
-    assert re.search(rf"stopped by {name} after step \d+ of \d+; the same command continues from there", last)
-    finished = start(tmp_path / "stopped")
-    _, said = finished.communicate(timeout=120)
-    assert finished.returncode == 0, said
-    assert "continues after step" in said
-    whole, stopped = (load_weights(tmp_path / name / "model.safetensors") for name in ("whole", "stopped"))
-    assert all(torch.equal(whole[name], stopped[name]) for name in whole)

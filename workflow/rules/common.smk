@@ -4,12 +4,18 @@ import hashlib
 import shlex
 import sys
 
+from benchmark.data.images import ImageSettings, images_folder
+from benchmark.data.preset_data import load_preset_data
+from benchmark.data.sources import find_definition
 from benchmark.data.text import TextSettings, tokens_folder
 from benchmark.errors import UserError
 from benchmark.experiments import Configuration
 
 BENCHMARK = f"{shlex.quote(sys.executable)} -m benchmark"  # the environment that snakemake itself runs in
-KNOWN_OPTIONS = {"preset", "tables", "seeds", "overrides", "results", "against", "reference"}
+KNOWN_OPTIONS = {
+    "preset", "tables", "seeds", "overrides", "results", "against", "reference",
+    "mirror", "accept_terms", "on_bad_rows", "on_other_counts",
+}
 
 
 def whole_numbers(text):
@@ -38,6 +44,7 @@ PRESET = str(config.get("preset", "laptop"))
 try:
     SEEDS = whole_numbers(config["seeds"]) if "seeds" in config else None
     PLANS = planned()
+    PRESET_DATA = load_preset_data(Path("config/data.yaml")).get(PRESET)
 except UserError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(1)
@@ -48,12 +55,25 @@ RESULTS = f"results/{PRESET}"
 OPTIONS = f"--preset {shlex.quote(PRESET)}"
 if SEEDS is not None:
     OPTIONS += f" --seeds {','.join(map(str, SEEDS))}"
+DEVIATION_OPTIONS = f"--preset {shlex.quote(PRESET)}"
 if "overrides" in config:
+    DEVIATION_OPTIONS += f" --overrides {shlex.quote(str(config['overrides']))}"
     OPTIONS += f" --overrides {shlex.quote(str(config['overrides']))}"
 
 
 def table_files(name):
     return [f"{RESULTS}/{name}.{kind}" for kind in ("csv", "md", "tex", "html")]
+
+
+def breakdown_files(name):
+    """Only where ranks are the result, and not predicted clicks."""
+    ranked = all(run.training.click is None for run in PLANS[name].runs())
+    return [f"{RESULTS}/breakdown/{name}.md"] if ranked else []
+
+
+def scale_files(name):
+    """Figure 3 is a drawing, and a table of its points."""
+    return [f"{RESULTS}/figure3.svg"] if name == "figure3" else []
 
 
 def plan_digest(name):
@@ -68,6 +88,12 @@ def token_files(run):
     if run.text is None:
         return []
     return [str(tokens_folder(Path(data_folder(run)), TextSettings.from_mapping(run.text)) / "tokens.json")]
+
+
+def image_files(run):
+    if run.images is None:
+        return []
+    return [str(images_folder(Path(data_folder(run)), ImageSettings.from_mapping(run.images)) / "images.json")]
 
 
 def source_files(run):
@@ -130,6 +156,7 @@ def mpi(wildcards):
 
 # One run whose settings a token store is made from; all runs that share it say the same of it.
 TOKENIZING_RUN = {path: run.id for run in RUNS.values() for path in token_files(run)}
+IMAGES_RUN = {path: run.id for run in RUNS.values() for path in image_files(run)}
 
 
 wildcard_constraints:
@@ -138,3 +165,4 @@ wildcard_constraints:
     protocol="hllm|meta|temporal",
     table="|".join(PLANS),
     tokens="tokens-[0-9a-f]+",
+    images="images-[0-9a-f]+",

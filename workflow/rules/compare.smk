@@ -1,7 +1,7 @@
 # Snakemake takes no option names of one letter, so that A and B are called `results` and `against` here.
 SIDES = [str(config[side]) for side in ("results", "against") if side in config]
 GAINS = f" --reference {shlex.quote(str(config['reference']))}" if "reference" in config else ""
-COMPARE = f"{BENCHMARK} compare {' '.join(map(shlex.quote, SIDES))}{GAINS}"
+COMPARE = f"{BENCHMARK} compare {' '.join(map(shlex.quote, SIDES))}{GAINS} --out {RESULTS}/compare"
 if len(SIDES) < 2:
     COMPARE = "echo 'error: snakemake compare needs two sides: --config results=A against=B' >&2; exit 1"
 

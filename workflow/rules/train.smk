@@ -15,6 +15,7 @@ rule train:
         run=ancient(RESULTS + "/runs/{run}/run.yaml"),
         data=lambda wildcards: f"{data_folder(RUNS[wildcards.run])}/dataset.json",
         tokens=lambda wildcards: token_files(RUNS[wildcards.run]),
+        images=lambda wildcards: image_files(RUNS[wildcards.run]),
         source=lambda wildcards: source_files(RUNS[wildcards.run]),
     output:
         RESULTS + "/runs/{run}/model.safetensors",
@@ -25,6 +26,7 @@ rule train:
     params:
         processes=processes,
     threads: threads_a_node
+    retries: 2  # of a process that was killed or lost: training continues from its state
     priority: lambda wildcards: 10 if RUNS[wildcards.run].text else 0  # the slow ones first
     resources:
         nodes=nodes,
@@ -55,23 +57,3 @@ rule embed:
         tasks_per_gpu=0,
     shell:
         "exec {BENCHMARK} embed {input.run:q}"
-
-
-# A run may start from a checkpoint that the authors released: put it at data/released/<name>/pytorch_model.bin.
-IMPORTED_METHOD = {run.starts_from.run: run.method for run in RUNS.values() if run.starts_from is not None}
-
-
-rule import_released:
-    "Takes over a released checkpoint, checking every weight."
-    input:
-        "data/released/{name}/pytorch_model.bin",
-    output:
-        RESULTS + "/runs/imported-{name}/model.safetensors",
-    params:
-        method=lambda wildcards: IMPORTED_METHOD[f"imported-{wildcards.name}"],
-        folder=lambda wildcards, output: Path(output[0]).parent,
-    shell:
-        "{BENCHMARK} import-released {input:q} --method {params.method} --out {params.folder:q}"
-
-
-ruleorder: import_released > train

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from benchmark.errors import UserError
+from benchmark.errors import OneProcessError
 
 _TIMEOUT = timedelta(minutes=30)  # of one exchange: the longest is the wait for rank 0 to write the whole weights
 _BUCKET = 1 << 26  # elements of gradients that are summed at once
@@ -76,12 +76,21 @@ class Processes:
             for tensor in tensors:
                 dist.broadcast(tensor, 0)
 
+    def turns(self, count: int) -> Iterator[int]:
+        """This process's share of the numbers below count, dealt in turn. At the end, whoever has none left does the
+        last one again, so that all run the model equally often, which weights that are spread over them need."""
+        for first in range(0, count, self.count):
+            yield min(first + self.rank, count - 1)
+
+    def take_most(self, numbers: Tensor) -> None:
+        """Replace each number, on the host, by the largest of the processes' own."""
+        if self.count > 1:
+            dist.all_reduce(numbers, dist.ReduceOp.MAX)
+
     def most(self, numbers: Sequence[int]) -> list[int]:
         """For each number the largest of the processes' own. Between hosts, without waiting for their GPUs."""
-        if self.count == 1:
-            return list(numbers)
         largest = torch.tensor(numbers)
-        dist.all_reduce(largest, dist.ReduceOp.MAX)
+        self.take_most(largest)
         found: list[int] = largest.tolist()
         return found
 
@@ -91,37 +100,28 @@ class Processes:
 
 
 @contextmanager
-def joined(group: bool = False) -> Iterator[Processes]:
-    """This process as torchrun's environment tells (RANK, WORLD_SIZE, LOCAL_RANK), joined with the others.
-
-    Without that environment it is alone. group: set up a process group even for one, as DeepSpeed wants it. When
-    another process is lost, the exchange that fails for it is told in one sentence.
-    """
+def joined() -> Iterator[Processes]:
+    """This process as torchrun's environment tells (RANK, WORLD_SIZE, MASTER_ADDR, ...), joined with the others; alone
+    without that environment. When another process is lost, the exchange that fails for it is told in one sentence."""
     rank, count = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    if count == 1 and not group:
-        yield Processes()
-        return
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    if "MASTER_ADDR" in os.environ:
-        dist.init_process_group(backend, timeout=_TIMEOUT)
-    else:
-        alone = dist.HashStore()  # type: ignore[attr-defined]
-        dist.init_process_group(backend, store=alone, rank=rank, world_size=count)
+    if count > 1:
+        dist.init_process_group(_backend(), timeout=_TIMEOUT)
     try:
         yield Processes(rank, count)
     except RuntimeError as error:
         if count > 1 and _LOST.search(str(error)):
-            raise LostProcessError(
+            raise OneProcessError(
                 f"process {rank} of {count} lost another one ({' '.join(str(error).split())[:200]}); "
-                "what that one said comes before or after this; the same command continues from the last saved state"
+                "the same command continues from the last saved state"
             ) from error
         raise
-    finally:
-        dist.destroy_process_group()
+    else:
+        if count > 1:
+            dist.destroy_process_group()
 
 
-class LostProcessError(UserError):
-    """Another process of the job has ended or cannot be reached."""
+def _backend() -> str:
+    return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
 
 
 def local_rank() -> int:
