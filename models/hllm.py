@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from benchmark.recommender import Catalogue, PackedSequences, SequentialRecommender
 from models.item_llm import ItemLLM, Pooling
 from models.pretrained import BackboneSettings, check_length, layers, load_backbone, width
-from models.released_weights import read_released_weights
 from models.user_llm import UserInput, UserLLM, UserModelSettings, load_user_backbone
 
 
@@ -71,7 +70,9 @@ class HLLM(SequentialRecommender):
         return own if self.shared else own + self.user_llm.heavy_layers()
 
     def released_state(self, path: Path) -> dict[str, Tensor]:
-        return read_released_weights(path, self.state_dict()).model
+        from models.released_weights import read_released_weights  # which knows this class
+
+        return read_released_weights(path, self).model
 
     def embed_items(self, items: Tensor) -> Tensor:
         embeddings: Tensor = self.item_llm(self.tokens, self.token_offsets, items)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from models.baichuan import split_fused_attention
+from models.hllm import HLLM
 
 _WRAPPERS = re.compile(r"^(_forward_module\.|module\.)+")  # of DeepSpeed, Lightning Fabric and DDP
 # Parts that HLLM does not use: heads, poolers, the User LLM's word vectors, and frequencies that the model computes.
@@ -29,8 +29,8 @@ class ReleasedWeights:
     logit_scale: Tensor
 
 
-def read_released_weights(path: Path, expected: Mapping[str, Tensor]) -> ReleasedWeights:
-    """Read a released checkpoint for an HLLM of the same architecture; expected: its state, of which the shapes matter.
+def read_released_weights(path: Path, model: HLLM) -> ReleasedWeights:
+    """Read a released checkpoint for a model of the same architecture.
 
     Nothing in the file is executed (weights_only). ValueError names every key that is missing, unexpected or of
     another shape.
@@ -43,6 +43,7 @@ def read_released_weights(path: Path, expected: Mapping[str, Tensor]) -> Release
     logit_scale = found.pop("logit_scale", None)
     if "item_llm.item_token" in found:
         found["item_llm.item_token"] = found["item_llm.item_token"].flatten()
+    expected = model.state_dict()
     problems = [f"missing: {name}" for name in expected if name not in found]
     if logit_scale is None:
         problems.append("missing: logit_scale")

@@ -27,9 +27,9 @@ from benchmark.processes import Processes
 from benchmark.recommender import SelfTrainedRecommender, SequentialRecommender
 from benchmark.training.checkpoint import load_weights, save_weights
 from benchmark.training.click import click_validation_metrics, clicks_of
-from benchmark.training.engine import Engine
 from benchmark.training.engines import make_engine
 from benchmark.training.objectives import objective_for
+from benchmark.training.precision import Precision
 from benchmark.training.progress import Progress, learning_rate_factor, write_record
 from benchmark.training.state import States, StoredState, take_learned
 from benchmark.training.stopping import StopRequest
@@ -207,7 +207,9 @@ class Trainer:
             if self.clicks:
                 scores = click_validation_metrics(self.run, self.clicks, self.model, self.device)
             else:
-                scores = validation_metrics(self.run, self.dataset, self.engine, self.processes)
+                scores = validation_metrics(
+                    self.run, self.dataset, self.model, self.device, self.processes, self.engine.precision
+                )
             agreed = torch.tensor(list(scores.values()), dtype=torch.float64)
             self.processes.send_from_first([agreed])  # what ends the training must not differ in a last bit
             scores = dict(zip(scores, agreed.tolist(), strict=True))
@@ -263,12 +265,17 @@ def ranking_settings(run: Run) -> RankingSettings:
     )
 
 
-def validation_metrics(run: Run, dataset: Dataset, engine: Engine, processes: Processes) -> dict[str, float]:
+def validation_metrics(
+    run: Run,
+    dataset: Dataset,
+    model: SequentialRecommender,
+    device: torch.device,
+    processes: Processes,
+    precision: Precision,
+) -> dict[str, float]:
     """The metrics of the validation targets, as fractions."""
     cases, settings = dataset.cases("validation"), ranking_settings(run)
-    ranks = rank_cases(
-        engine.model, dataset, cases, settings, engine.device, processes=processes, precision=engine.precision
-    ).rank
+    ranks = rank_cases(model, dataset, cases, settings, device, processes=processes, precision=precision).rank
     names = dict.fromkeys((*VALIDATION_METRICS, run.training.selection_metric))
     return {name: metric_mean(ranks, name) for name in names}
 

@@ -31,7 +31,7 @@ def released(item=LLAMA, user=LLAMA):
 def assert_reproduced(path, state, item=LLAMA, user=LLAMA):
     """The imported model embeds as plain models do that are filled with the released weights by name."""
     model = build(item, user, seed=99).eval()
-    weights = read_released_weights(path, model.state_dict())
+    weights = read_released_weights(path, model)
     assert float(weights.logit_scale) == pytest.approx(LOGIT_SCALE)
     plain = PlainHLLM(model).eval()
     model.load_state_dict(weights.model)
@@ -92,7 +92,7 @@ def test_names_every_key_that_does_not_fit(tmp_path):
     state["user_llm.model.layers.1.mlp.up_proj.weight"] = torch.zeros(3, 3)
     torch.save(state, tmp_path / "model.bin")
     with pytest.raises(ValueError, match="does not fit this model") as caught:
-        read_released_weights(tmp_path / "model.bin", build().state_dict())
+        read_released_weights(tmp_path / "model.bin", build())
     text = str(caught.value)
     for part in (
         "missing: item_llm.item_token",
@@ -108,14 +108,14 @@ def test_names_every_key_that_does_not_fit(tmp_path):
 def test_damaged_files_are_told_in_one_sentence(tmp_path):
     path = tmp_path / "model.bin"
     with pytest.raises(ValueError, match="does not exist"):
-        read_released_weights(path, build().state_dict())
+        read_released_weights(path, build())
     torch.save(released(), path)
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ValueError, match="no complete PyTorch file"):
-        read_released_weights(path, build().state_dict())
+        read_released_weights(path, build())
     torch.save({"a": OSError("not a tensor")}, path)
     with pytest.raises(ValueError, match="no complete PyTorch file of plain tensors"):
-        read_released_weights(path, build().state_dict())
+        read_released_weights(path, build())
     torch.save([torch.zeros(2)], path)
     with pytest.raises(ValueError, match="flat mapping of names to tensors"):
-        read_released_weights(path, build().state_dict())
+        read_released_weights(path, build())

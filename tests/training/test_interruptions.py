@@ -96,6 +96,7 @@ def test_signals_end_with_status_75_and_the_same_weights_in_the_end(tmp_path):
     run = a_run(epochs=25, patience=25).model_dump(mode="json", by_alias=True)
     run |= {"class": "baselines.sasrec.SASRec", "model": {"layers": 1, "heads": 1, "width": 16, "dropout": 0.1}}
     run["execution"] |= {"device": "cpu"}
+    run["id"] = f"small-{Run.model_validate(run).identity()}"
 
     def start(folder):
         folder.mkdir(exist_ok=True)
