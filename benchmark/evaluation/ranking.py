@@ -20,7 +20,9 @@ from benchmark.data.batches import Int64, flat_ranges, packed
 from benchmark.data.dataset import Dataset, EvaluationCases
 from benchmark.files import write_atomically
 from benchmark.processes import Processes
-from benchmark.recommender import SequentialRecommender
+from benchmark.recommender import SequentialRecommender, item_chunks
+
+_SIZE_AT_ONCE = 1 << 15  # of items, such as tokens, that are embedded at once
 
 HistoryMask = Literal["whole", "truncated", "none"]
 
@@ -83,14 +85,27 @@ def embed_catalogue(
 ) -> Tensor:
     """(size, d) the embeddings of all items, as `embed_items` gives them; chunks take turns among the processes.
 
-    They are cut as one process cuts them, so that the embeddings are the same to the last bit.
+    chunk: items embedded at once, where they are rows of a table. Others go in chunks of like sizes, with memory for a
+    bounded total size. They are cut as one process cuts them, so that the embeddings are the same to the last bit.
     """
-    processes, chunk = processes or Processes(), min(chunk, size)
-    chunks, parts = torch.arange(size, device=device).split(chunk), []
+    processes, sizes = processes or Processes(), model.item_sizes(torch.arange(size))
+    if sizes is None:
+        chunks = list(torch.arange(size, device=device).split(min(chunk, size)))
+    else:
+        chunks = item_chunks(sizes, -(-int(sizes.sum()) // _SIZE_AT_ONCE))
+    rows, parts = max(map(len, chunks)), []
     for number in processes.turns(len(chunks)):
         part = model.embed_items(chunks[number])
-        parts.append(processes.gather_rows(F.pad(part, (0, 0, 0, chunk - len(part)))))
-    return torch.cat(parts)[:size]
+        if processes.count > 1:  # every process gives as many rows
+            part = processes.gather_rows(F.pad(part, (0, 0, 0, rows - len(part))))
+        parts.append(part)
+    embedded = torch.cat(parts)
+    if sizes is None:
+        return embedded[:size]
+    if processes.count > 1:
+        filled = [number * rows + torch.arange(len(chunk)) for number, chunk in enumerate(chunks)]
+        embedded = embedded[torch.cat(filled).to(embedded.device)]
+    return embedded[torch.cat(chunks).argsort().to(embedded.device)]
 
 
 def blocks(cases: EvaluationCases, size: int, settings: RankingSettings) -> Iterator[Int64]:
