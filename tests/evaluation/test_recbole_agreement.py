@@ -12,10 +12,12 @@ import torch
 
 pytest.importorskip("recbole")
 
-from recbole.data import data_preparation
-from recbole.data.dataset import SequentialDataset
-from recbole.model.sequential_recommender.sasrec import SASRec
-from recbole.trainer.trainer import Trainer
+# One of RecBole's models turns autograd's anomaly mode on for the whole process when the package is imported.
+with torch.autograd.set_detect_anomaly(torch.is_anomaly_enabled()):
+    from recbole.data import data_preparation
+    from recbole.data.dataset import SequentialDataset
+    from recbole.model.sequential_recommender.sasrec import SASRec
+    from recbole.trainer.trainer import Trainer
 
 from baselines.recbole_compatibility import recbole_compatible
 from baselines.recbole_sasrec import DATASET, RecBoleSASRec, RecBoleSASRecSettings, recbole_ids, write_atomic_files
