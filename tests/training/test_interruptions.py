@@ -93,7 +93,7 @@ def test_signals_end_with_status_75_and_the_same_weights_in_the_end(tmp_path):
     data = tmp_path / "data" / "small" / "hllm"
     data.parent.mkdir(parents=True)
     prepared(tmp_path / "made", users=150).rename(data)
-    run = a_run(epochs=60, patience=60).model_dump(mode="json", by_alias=True)
+    run = a_run(epochs=40, patience=40).model_dump(mode="json", by_alias=True)
     run |= {"class": "baselines.sasrec.SASRec", "model": {"layers": 1, "heads": 1, "width": 16, "dropout": 0.1}}
     run["execution"] |= {"device": "cpu"}
     run["id"] = f"small-{Run.model_validate(run).identity()}"
