@@ -27,6 +27,7 @@ from models.discriminative import (
 )
 from models.hllm import HLLMSettings
 from models.pretrained import BackboneSettings
+from models.user_llm import UserModelSettings
 
 LLAMA = {"model_type": "llama", "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
          "num_attention_heads": 2, "num_key_value_heads": 2}  # fmt: skip
@@ -77,7 +78,7 @@ def logits(model, cases=CASES):
 @pytest.fixture
 def stages(tmp_path):
     """An end-to-end model, the second stage that starts from it, and the third that starts from the second."""
-    hllm = HLLMSettings(*(BackboneSettings(config=LLAMA) for _ in range(2)))
+    hllm = HLLMSettings(BackboneSettings(config=LLAMA), UserModelSettings(config=LLAMA))
     first = spread(DiscriminativeHLLM(texts(), LONGEST, DiscriminativeHLLMSettings(hllm, "late", 7))).eval()
     with torch.no_grad():
         cache = Catalogue(ITEMS, embeddings=first.embed_items(torch.arange(ITEMS)))

@@ -115,7 +115,8 @@ def test_a_job_spans_nodes_and_one_that_is_warned_saves_goes_back_into_the_queue
     wide = submitted(folder, f"work {folder}", "--nodes=2", "--ntasks=2")
     waited(lambda: job(wide)["JobState"] == "COMPLETED", 120, lambda: log_of(folder))
     found = [json.loads(path.read_text()) for path in sorted(folder.glob("rank*.json"))]
-    assert [(f["RANK"], f["WORLD_SIZE"], f["SLURMD_NODENAME"]) for f in found] == [("0", "2", "one"), ("1", "2", "two")]
+    assert [(f["RANK"], f["WORLD_SIZE"]) for f in found] == [("0", "2"), ("1", "2")]
+    assert {f["SLURMD_NODENAME"] for f in found} == {"one", "two"}  # which of them is first is for torchrun to say
 
     warned = submitted(folder, f"benchmark train {file}", "--ntasks=1")
     waited(lambda: "epoch 2:" in log_of(folder), 120, lambda: log_of(folder))
