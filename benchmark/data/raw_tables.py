@@ -91,13 +91,13 @@ def read_items(
     for raw in file.batches(tuple(dict.fromkeys((key, *fields.values()))), bad):
         frame = raw if key == "item_id" else raw.rename({key: "item_id"})
         frame = _with_ids(frame, path, "item_id", key, bad)
-        if wanted is not None:
-            frame = frame.filter(frame["item_id"].is_in(wanted.implode()))
         known = len(seen)
         codes = pl.Series(seen.codes(frame["item_id"]))
         repeated = (codes < known) | ~codes.is_first_distinct()
         found = "item {} stands on an earlier line too"
         frame = without(frame, repeated, path, key, "item repeated", found, bad, "item_id")
+        if wanted is not None:
+            frame = frame.filter(frame["item_id"].is_in(wanted.implode()))
         texts = (
             pl.when(~_blank(pl.col(column))).then(pl.col(column)).alias(name)
             for name, column in ((name, "item_id" if column == key else column) for name, column in fields.items())
