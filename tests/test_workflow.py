@@ -85,6 +85,11 @@ def test_the_report_is_of_all_tables_of_the_preset(checkout):
     assert "output: results/laptop/report.html" in done.stdout
     for name in Configuration(ROOT / "config").tables("laptop"):
         assert f"results/laptop/{name}.csv" in done.stdout
+    (inputs,) = (
+        line for line in done.stdout.splitlines() if line.startswith("    input: ") and "deviations.md" in line
+    )
+    for name in ("deviations.md", "figure3.svg", "leaderboard.html", "table7.html"):
+        assert f"results/laptop/{name}" in inputs  # what the page shows or links is made before it
     for caption in ("workflow", "table", "report"):
         assert (checkout / "workflow" / "report" / f"{caption}.rst").is_file()
 
