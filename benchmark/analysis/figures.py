@@ -90,12 +90,18 @@ def series(number: int) -> dict[str, Any]:
 
 def write_figure(drawing: Drawing, folder: Path) -> tuple[Path, Path]:
     """Write folder/<name>.png and .svg, atomically; the same figure gives the same bytes. Returns the two paths."""
-    png, svg = folder / f"{drawing.name}.png", folder / f"{drawing.name}.svg"
+    png = folder / f"{drawing.name}.png"
     said = {"Title": drawing.title, "Description": drawing.description, "Software": None}
     with matplotlib.rc_context(_STYLE):
         write_atomically(png, lambda path: drawing.figure.savefig(path, format="png", metadata=said))
-    write_text(svg, '<?xml version="1.0" encoding="UTF-8"?>\n' + _svg(drawing))
-    return png, svg
+    return png, write_svg(drawing, folder)
+
+
+def write_svg(drawing: Drawing, folder: Path) -> Path:
+    """Write folder/<name>.svg alone: text, whose changes git shows."""
+    path = folder / f"{drawing.name}.svg"
+    write_text(path, '<?xml version="1.0" encoding="UTF-8"?>\n' + _svg(drawing))
+    return path
 
 
 def inline_svg(drawing: Drawing) -> str:
