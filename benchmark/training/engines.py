@@ -25,6 +25,7 @@ def make_engine(
     execution: ExecutionSettings,
     device: torch.device,
     processes: Processes,
+    sequence_length: int,
 ) -> Engine:
     """Model and objective are on the device. Says once how many processes share the work."""
     if execution.engine == "single" and processes.count > 1:
@@ -42,6 +43,7 @@ def make_engine(
         history_chunk=execution.history_chunk,
         processes=processes,
         compiled=execution.compiles(device.type),
+        sequence_length=sequence_length,
     )
 
 
