@@ -51,7 +51,7 @@ def make_engine(
         if offload != "none":
             raise UserError(f"execution.offload: {offload} needs execution.engine: zero1, zero2 or zero3, not {name}")
         learned = [p for p in (*model.parameters(), *objective.parameters()) if p.requires_grad]
-        engine = partial(Engine, model, objective, make_optimizer(learned))
+        engine = partial(Engine, model, objective, make_optimizer(learned), sequence_length=sequence_length)
     return engine(
         device=device,
         bf16=execution.precision == "bf16",
@@ -59,7 +59,6 @@ def make_engine(
         history_chunk=execution.history_chunk,
         processes=processes,
         compiled=execution.compiles(device.type),
-        sequence_length=sequence_length,
     )
 
 
