@@ -113,7 +113,7 @@ def test_the_engine_is_the_first_that_fits():
 
 def test_what_an_engine_cannot_keep_on_the_host_is_said():
     with pytest.raises(UserError, match=r"offload: all needs execution.engine: zero3, and it is zero2"):
-        zero_settings(2, "all", 10)
+        zero_settings(2, "all", 10, torch.device("cpu"))
     optimizer = OptimizerSettings(learning_rate=0.1, weight_decay=0)
     execution = ExecutionSettings(engine="single", offload="optimizer")
     with pytest.raises(UserError, match=r"offload: optimizer needs .* zero3, not single"):
