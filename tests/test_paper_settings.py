@@ -129,3 +129,11 @@ def test_every_choice_of_ours_is_told_with_its_reason(blocks):
             assert all(len(reason) > 20 for reason in row.choices.values())
     pixel_1b = next(row for row in blocks[0].rows if row.label == "HSTU-1B")
     assert {"training.optimizer", "training.temperature", "training.epochs"} <= set(pixel_1b.choices)
+
+
+def test_the_rows_of_table_9_are_told_to_be_our_choice():
+    """What the paper reads in its table 9 is not known here, so no row may look as if it were the paper's."""
+    (block,) = Configuration(ROOT / "config").plan("table9", "paper").blocks
+    for row in block.rows:
+        assert {"dataset", "text.fields", "text.text_length"} <= set(row.choices)
+        assert row.row.published is None

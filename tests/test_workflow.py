@@ -85,8 +85,23 @@ def test_the_report_is_of_all_tables_of_the_preset(checkout):
     assert "output: results/laptop/report.html" in done.stdout
     for name in Configuration(ROOT / "config").tables("laptop"):
         assert f"results/laptop/{name}.csv" in done.stdout
+    (inputs,) = (
+        line for line in done.stdout.splitlines() if line.startswith("    input: ") and "deviations.md" in line
+    )
+    for name in ("deviations.md", "figure3.svg", "leaderboard.html", "table7.html"):
+        assert f"results/laptop/{name}" in inputs  # what the page shows or links is made before it
     for caption in ("workflow", "table", "report"):
         assert (checkout / "workflow" / "report" / f"{caption}.rst").is_file()
+
+
+def test_other_tables_ask_for_nothing_again(checkout):
+    plans = [
+        {run.id for run in Configuration(ROOT / "config").plan(t, "laptop").runs()} for t in ("table7", "unpublished")
+    ]
+    target = f"results/laptop/runs/{min(plans[0] & plans[1])}/run.yaml"
+    assert snakemake(checkout, "--cores", "1", target, "--config", "tables=table7").returncode == 0
+    again = snakemake(checkout, "--dry-run", target, "--config", "tables=unpublished", "seeds=2020")
+    assert "Nothing to be done" in again.stdout, again.stdout + again.stderr
 
 
 def test_other_seeds_are_other_runs(checkout):

@@ -8,6 +8,7 @@ from pathlib import Path
 from benchmark.analysis.claims import ClaimsFile, Rows, evaluate_claims, runs_of, write_claims
 from benchmark.analysis.runs import load_run
 from benchmark.analysis.tables import make_table
+from benchmark.analysis.validation import write_validation
 from benchmark.errors import UserError
 from benchmark.experiments import Configuration, PlannedTable
 
@@ -46,6 +47,8 @@ def rebuild(configuration: Configuration, results: Path) -> Iterator[str]:
         plans = kept_tables(configuration, folder.name, folder)
         for plan in plans:
             yield make_table(plan, folder)
+            if plan.file.chosen_from:
+                yield write_validation(plan, folder)
         claims = configuration.folder / "claims" / f"{folder.name}.yaml"
         if claims.exists():
             yield make_claims(configuration, claims, folder.name, folder)

@@ -60,10 +60,23 @@ rule deviations:
         "{BENCHMARK} deviations {params.options} --tables " + ",".join(PLANS)
 
 
+rule board:
+    "Ranks the methods of the preset's tables, for the report; `snakemake leaderboard` does so of what is there."
+    input:
+        results=[path for name in PLANS if breakdown_files(name) for run in PLANS[name].runs() for path in result_files(run)],
+    output:
+        multiext(RESULTS + "/leaderboard", ".csv", ".md", ".html"),
+    shell:
+        "{BENCHMARK} leaderboard --preset {PRESET:q}"
+
+
 rule report:
     "Writes one HTML file that shows all tables of the preset with their charts, and works offline."
     input:
         [table_files(name) for name in PLANS],
+        [scale_files(name) for name in PLANS],
+        f"{RESULTS}/deviations.md",
+        rules.board.output,
     output:
         report(
             RESULTS + "/report.html", caption="../report/report.rst", category="Report", labels={"page": "all tables"}
