@@ -1,9 +1,9 @@
 """How fast a method trains, encodes items and ranks, at a published shape: seeded synthetic steps, random weights.
 
-What is measured is what the trainer runs: the batch's draw, the engine's step, one wait for the loss. Utilisation is
-6 x non-embedding parameters x (item tokens, user positions) / time / the device's peak for training, and 2 x for
-encoding; what is recomputed to save memory counts as time and not as work. Several processes share every step, and
-utilisation is of all their devices.
+What is measured is what the trainer runs: the engine's step, the draw of the next batch, one wait for the loss.
+Utilisation is 6 x non-embedding parameters x (item tokens, user positions) / time / the device's peak for training, and
+2 x for encoding; what is recomputed to save memory counts as time and not as work. Several processes share every step,
+and utilisation is of all their devices.
 """
 
 from __future__ import annotations
@@ -201,23 +201,27 @@ def engine_of(case: Case, processes: Processes) -> Engine:
         compile="on" if case.compiled else "off",
     )  # fmt: skip
     optimizer = OptimizerSettings(learning_rate=1e-4, weight_decay=0.01)
-    return make_engine(model, InfoNCE(Temperature()).to(case.device), optimizer, execution, case.device, processes)
+    return make_engine(
+        model, InfoNCE(Temperature()).to(case.device), optimizer, execution, case.device, processes,
+        case.shape.sequence_length,
+    )  # fmt: skip
 
 
 def _train(case: Case, engine: Engine, warmup: int, steps: int) -> dict[str, Any]:
     engine.model.train()
-    batches: list[TrainingBatch] = []
+    batches = [synthetic_batch(case, 0)]
 
     def step() -> None:
+        loss = engine.step(batches[-1]).loss
         batches.append(synthetic_batch(case, len(batches)))
-        float(engine.step(batches[-1]).loss)
+        float(loss)
 
     for _ in range(warmup):
         step()
     if case.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(case.device)
     seconds = _median_seconds(step, steps, case.device)
-    timed = batches[warmup:]
+    timed = batches[warmup:-1]
     items = [_distinct(batch) for batch in timed]
     positions = _mean(batch.sequences.items.numel() for batch in timed)
     users, count = case.shape.users, _mean(len(x) for x in items)

@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmark.data import randomness
 from benchmark.data.dataset import Dataset
 from benchmark.data.randomness import Stream
-from benchmark.recommender import PackedSequences
+from benchmark.recommender import PackedSequences, sent
 
 Int64 = np.ndarray[tuple[int], np.dtype[np.int64]]
 
@@ -50,7 +50,8 @@ class TrainingBatch:
 
     sequences: t input events of the windows; targets: (t,) each event's next item; negatives: (n,) shared by all
     positions of the global batch, or (t, n) a position. whole: totals of the global batch that this is a part of; None
-    where it is the whole. labels: where clicks are predicted.
+    where it is the whole. labels: where clicks are predicted. weights: (t,) float32, the positions' shares of the mean
+    over the global batch's positions, where they are not all alike because some are padding; see `shares`.
     """
 
     sequences: PackedSequences
@@ -58,6 +59,7 @@ class TrainingBatch:
     negatives: Tensor
     whole: BatchTotals | None = None
     labels: BatchLabels | None = None
+    weights: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -66,6 +68,13 @@ class TrainingBatch:
     def totals(self) -> BatchTotals:
         """Of the global batch, whichever part of it this is."""
         return self.whole or BatchTotals(len(self.sequences), len(self.targets))
+
+    @property
+    def shares(self) -> Tensor:
+        """(t,) float32: what each position counts in the mean over the positions of the global batch."""
+        if self.weights is not None:
+            return self.weights
+        return torch.full((len(self.targets),), 1 / self.totals.positions, device=self.targets.device)
 
     def part(self, first: int, last: int) -> TrainingBatch:
         """Windows first up to, not including, last, of which there is at least one."""
@@ -207,7 +216,7 @@ class TrainingBatches:
         starts, lengths = self.starts[chosen], self.lengths[chosen] - 1
         sequences = packed(self.dataset, starts, lengths)
         targets = torch.from_numpy(self.dataset.items[flat_ranges(starts + 1, lengths)].astype(np.int64))
-        sequences, targets = sequences.to(device), targets.to(device, non_blocking=True)
+        sequences, targets = sequences.to(device), sent(targets, device)
         labels = self._labels(step, starts, lengths, sequences) if self.click_cases else None
         if self.negatives.sharing == "in_batch":
             return TrainingBatch(sequences, targets, targets[sequences.last], labels=labels)

@@ -30,6 +30,7 @@ def make_engine(
     execution: ExecutionSettings,
     device: torch.device,
     processes: Processes,
+    sequence_length: int,
 ) -> Engine:
     """Model and objective are on the device. Says once how many processes share the work, and how."""
     name, offload = execution.engine, execution.offload
@@ -50,7 +51,7 @@ def make_engine(
         if offload != "none":
             raise UserError(f"execution.offload: {offload} needs execution.engine: zero1, zero2 or zero3, not {name}")
         learned = [p for p in (*model.parameters(), *objective.parameters()) if p.requires_grad]
-        engine = partial(Engine, model, objective, make_optimizer(learned))
+        engine = partial(Engine, model, objective, make_optimizer(learned), sequence_length=sequence_length)
     return engine(
         device=device,
         bf16=execution.precision == "bf16",

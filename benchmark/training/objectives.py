@@ -41,8 +41,9 @@ class StepItems:
         return items if self.whole else torch.searchsorted(self.ids, items)
 
     def of(self, items: Tensor) -> Tensor:
-        """(n,) catalogue indices -> (n, d) their embeddings."""
-        return self.vectors[self.rows(items)]
+        """(n,) catalogue indices -> (n, d) their embeddings. The gradient of a whole catalogue is sparse: torch adds it
+        to the dense one of the loss in place."""
+        return F.embedding(self.rows(items), self.vectors, sparse=self.whole)
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,13 @@ class Objective(nn.Module, ABC):
     (processes, history chunks), and adds up the losses of the parts. So that the parts' losses sum to the loss of the
     global batch, a mean divides by `batch.totals`, not by the part's own count.
 
-    compiled: set by the engine, whether torch.compile may make kernels.
+    compiled: set by the engine, whether torch.compile may make kernels. static: for batches of one shape the loss runs
+    the same kernels on the same parameters, whatever the batch holds, and of what is known of the global batch it reads
+    `batch.shares` and `batch.totals.windows` alone; then it may be recorded, see `RecordedHistories`.
     """
 
     compiled = False
+    static = False
 
     @abstractmethod
     def items(self, batch: TrainingBatch) -> Tensor:
@@ -104,6 +108,8 @@ class InfoNCE(Objective):
     protocol); "both" does both, "none" neither. Everything is computed in float32, whatever the embeddings' type; the
     released code computes it in bfloat16.
     """
+
+    static = True
 
     def __init__(
         self,
@@ -131,20 +137,21 @@ class InfoNCE(Objective):
 
     def loss(self, model: RunningModel, batch: TrainingBatch, items: StepItems) -> ObjectiveOutput:
         predicted = model.embed_histories(batch.sequences, items.of(batch.sequences.items))
-        mean: ObjectiveOutput = self(
+        output: ObjectiveOutput = self(
             model.comparable(predicted),
             model.comparable(items.vectors),
             items.rows(batch.targets),
             items.rows(batch.negatives),
             items.ids,
+            batch.shares,
         )
-        share = len(batch.targets) / batch.totals.positions
-        return ObjectiveOutput(mean.loss * share, {name: value * share for name, value in mean.figures.items()})
+        return output
 
     def forward(
-        self, predicted: Tensor, table: Tensor, positives: Tensor, negatives: Tensor, ids: Tensor
+        self, predicted: Tensor, table: Tensor, positives: Tensor, negatives: Tensor, ids: Tensor, shares: Tensor
     ) -> ObjectiveOutput:
-        """The mean loss of t positions, and surviving_negatives, the mean number of negatives that no rule masks.
+        """The sum of the t positions' losses times shares: (t,), and likewise surviving_negatives, the number of
+        negatives that no rule masks.
 
         Embeddings must be comparable already: their dot products are the scores.
 
@@ -159,7 +166,8 @@ class InfoNCE(Objective):
         else:
             own, rest, masked = self._per_position(predicted, table, positives, negatives, ids)
         loss = compiled(_cross_entropy) if self.compiled else _cross_entropy
-        return ObjectiveOutput(loss(own, rest, masked, scale), {"surviving_negatives": (~masked).sum(1).float().mean()})
+        surviving = ((~masked).sum(1) * shares).sum()
+        return ObjectiveOutput(loss(own, rest, masked, scale, shares), {"surviving_negatives": surviving})
 
     def _shared(
         self, predicted: Tensor, positive: Tensor, table: Tensor, positives: Tensor, negatives: Tensor, ids: Tensor
@@ -241,10 +249,10 @@ def _gathered_products_gradient(
     return to_vectors, to_table
 
 
-def _cross_entropy(own: Tensor, rest: Tensor, masked: Tensor, scale: Tensor) -> Tensor:
-    """own: (t, 1) scores of the positives, rest: (t, n) of the negatives -> () the mean loss."""
+def _cross_entropy(own: Tensor, rest: Tensor, masked: Tensor, scale: Tensor, shares: Tensor) -> Tensor:
+    """own: (t, 1) scores of the positives, rest: (t, n) of the negatives, shares: (t,) -> () the weighted loss."""
     own, rest = own * scale, (rest * scale).masked_fill(masked, torch.finfo(rest.dtype).min)
-    return (torch.cat([own, rest], dim=1).logsumexp(1) - own.squeeze(1)).mean()
+    return ((torch.cat([own, rest], dim=1).logsumexp(1) - own.squeeze(1)) * shares).sum()
 
 
 def objective_for(training: TrainingSettings) -> Objective:

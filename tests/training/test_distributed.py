@@ -186,7 +186,7 @@ def test_the_single_engine_refuses_several_processes():
     model, objective = Encoder(5), InfoNCE(Temperature())
     optimizer, execution = OptimizerSettings(learning_rate=0.1, weight_decay=0), ExecutionSettings(engine="single")
     with pytest.raises(UserError, match=r"execution.engine is single and there are 2 processes"):
-        make_engine(model, objective, optimizer, execution, torch.device("cpu"), Processes(0, 2))
+        make_engine(model, objective, optimizer, execution, torch.device("cpu"), Processes(0, 2), 6)
 
 
 def work_on_gpus(rank, port, data, folder):
