@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import Field, model_validator
@@ -114,6 +114,7 @@ class EvaluationSettings(Settings):
 
 EngineName = Literal["auto", "single", "ddp", "zero1", "zero2", "zero3"]
 Offload = Literal["none", "optimizer", "all"]
+ENGINES, OFFLOADS = get_args(EngineName), get_args(Offload)
 
 
 class ExecutionSettings(Settings):

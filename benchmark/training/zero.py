@@ -76,7 +76,7 @@ class ZeroEngine(Engine):
         self._few = {name: p for name, p in learned.items() if name not in self._spread}
         join_alone()
         package = _deepspeed(device)
-        settings = zero_settings(stage, offload, sum(p.numel() for p in weights))
+        settings = zero_settings(stage, offload, sum(p.numel() for p in weights), device)
         self._deepspeed = package.initialize(
             model=model, model_parameters=weights, optimizer=make_optimizer(weights), config=settings
         )[0]
@@ -199,11 +199,11 @@ class ZeroEngine(Engine):
         return flat, ours.start, whole.start, ours.numel
 
 
-def zero_settings(stage: int, offload: Offload, elements: int) -> dict[str, Any]:
+def zero_settings(stage: int, offload: Offload, elements: int, device: torch.device) -> dict[str, Any]:
     """DeepSpeed's configuration. elements: of all learned weights."""
     if offload == "all" and stage < 3:
         raise UserError(f"execution.offload: all needs execution.engine: zero3, and it is zero{stage}")
-    on_host = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    on_host = {"device": "cpu", "pin_memory": device.type == "cuda"}
     zero: dict[str, Any] = {"stage": stage, "reduce_bucket_size": min(_BUCKET, elements), "overlap_comm": False}
     if stage == 3:  # the order in which modules run differs from call to call, so that nothing is fetched ahead
         zero |= {

@@ -186,15 +186,17 @@ def test_the_single_engine_refuses_several_processes():
     model, objective = Encoder(5), InfoNCE(Temperature())
     optimizer, execution = OptimizerSettings(learning_rate=0.1, weight_decay=0), ExecutionSettings(engine="single")
     with pytest.raises(UserError, match=r"execution.engine is single and there are 2 processes"):
-        make_engine(model, objective, optimizer, execution, torch.device("cpu"), Processes(0, 2))
+        make_engine(model, objective, optimizer, execution, torch.device("cpu"), Processes(0, 2), 6)
 
 
-def work_on_gpus(rank, port, data, folder, engine, precision):
+def work_on_gpus(rank, port, data, folder):
     as_torchrun_would(rank, port)
     torch.cuda.set_device(rank)
     dataset = load_dataset(data)
     with joined() as processes:
-        train(on_gpu(run_of(dataset, engine), precision), dataset, folder, processes, device=f"cuda:{rank}")
+        for engine, precision in itertools.product(GPU_ENGINES, GPU_TOLERANCES):
+            run = on_gpu(run_of(dataset, engine), precision)
+            train(run, dataset, folder / f"{engine} {precision}", processes, device=f"cuda:{rank}")
 
 
 def on_gpu(run, precision):
@@ -202,13 +204,17 @@ def on_gpu(run, precision):
     return run.model_copy(update={"execution": execution})
 
 
+GPU_ENGINES, GPU_TOLERANCES = ("ddp", "zero2", "zero3"), {"fp32": 1e-4, "bf16": 1e-2}
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
-@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("bf16", 1e-2)])
-@pytest.mark.parametrize("engine", ["ddp", "zero2", "zero3"])
-def test_two_gpus_give_the_losses_of_one(jobs, tmp_path, engine, precision, tolerance):
-    data = jobs / "data" / "hllm"
+def test_two_gpus_give_the_losses_of_one(tmp_path):
+    data = prepared(tmp_path / "data", users=30)
     dataset = load_dataset(data)
-    train(on_gpu(run_of(dataset, "single"), precision), dataset, tmp_path / "one", device="cuda:0")
-    assert together(work_on_gpus, data, tmp_path / "two", engine, precision) == [0, 0]
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=tolerance)
+    for precision in GPU_TOLERANCES:
+        train(on_gpu(run_of(dataset, "single"), precision), dataset, tmp_path / precision, device="cuda:0")
+    assert together(work_on_gpus, data, tmp_path) == [0, 0]
+    for engine, (precision, tolerance) in itertools.product(GPU_ENGINES, GPU_TOLERANCES.items()):
+        two = losses(tmp_path / f"{engine} {precision}")
+        assert two == pytest.approx(losses(tmp_path / precision), abs=tolerance), (engine, precision)

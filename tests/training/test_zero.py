@@ -56,7 +56,7 @@ def steps(method, dropout, engine, processes):
     execution = ExecutionSettings(device="cpu", engine=name, offload=offload, item_chunk=4, history_chunk=2)
     optimizer = OptimizerSettings(learning_rate=0.01, weight_decay=0.1)
     made = make_engine(build(method, dropout), InfoNCE(Temperature()), optimizer, execution, torch.device("cpu"),
-                       processes)  # fmt: skip
+                       processes, 8)  # fmt: skip
     made.model.train()
     seeds = (step * processes.count + processes.rank for step in range(STEPS))
     return [float(made.step(batch_of(step), seed=seed).loss) for step, seed in enumerate(seeds)], made.weights()
@@ -113,9 +113,9 @@ def test_the_engine_is_the_first_that_fits():
 
 def test_what_an_engine_cannot_keep_on_the_host_is_said():
     with pytest.raises(UserError, match=r"offload: all needs execution.engine: zero3, and it is zero2"):
-        zero_settings(2, "all", 10)
+        zero_settings(2, "all", 10, torch.device("cpu"))
     optimizer = OptimizerSettings(learning_rate=0.1, weight_decay=0)
     execution = ExecutionSettings(engine="single", offload="optimizer")
     with pytest.raises(UserError, match=r"offload: optimizer needs .* zero3, not single"):
         make_engine(build("sasrec", 0.0), InfoNCE(Temperature()), optimizer, execution, torch.device("cpu"),
-                    Processes())  # fmt: skip
+                    Processes(), 8)  # fmt: skip
