@@ -163,7 +163,8 @@ def synthetic_batch(case: Case, step: int) -> TrainingBatch:
         targets = shifted.index_copy(0, last, targets.to(case.device)[last])
     count = shape.negatives * (total if shape.sharing == "per_position" else 1)
     each = torch.arange(count, device=case.device)
-    drawn = randomness.integers(randomness.key(case.seed, randomness.Stream.NEGATIVES, step), each, size)
+    key = randomness.key(case.seed, randomness.Stream.NEGATIVES, step)
+    drawn = randomness.integers(key, each, size, case.compiled)
     negatives = drawn if shape.sharing == "shared" else drawn.view(total, shape.negatives)
     return TrainingBatch(sequences, targets.to(case.device), negatives)
 

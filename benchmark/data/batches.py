@@ -164,6 +164,7 @@ class TrainingBatches:
     order: "shuffled" puts every user's training items in one random order before they are cut into windows, the control
     that tells whether a method uses order.
     click_cases: targets a window whose labels a step predicts, drawn anew in every step; 0 where labels play no part.
+    compiled: let torch.compile make the kernel that draws negatives.
     """
 
     def __init__(
@@ -178,6 +179,7 @@ class TrainingBatches:
         user_share: float = 1.0,
         order: Literal["chronological", "shuffled"] = "chronological",
         click_cases: int = 0,
+        compiled: bool = False,
     ) -> None:
         lengths = np.asarray(dataset.split[:, 0], dtype=np.int64)
         lengths = np.where(sampled_users(len(lengths), user_share), lengths, 0)  # no events, no windows
@@ -192,7 +194,7 @@ class TrainingBatches:
                 labels[rows] = labels[shuffled]
                 dataset = replace(dataset, labels=labels)
         self.dataset, self.negatives, self.seed, self.global_batch = dataset, negatives, seed, global_batch
-        self.sequence_length, self.click_cases = sequence_length, click_cases
+        self.sequence_length, self.click_cases, self.compiled = sequence_length, click_cases, compiled
         self.starts, self.lengths = training_windows(
             lengths, np.asarray(dataset.offsets[:-1]), sequence_length, windows
         )
@@ -243,4 +245,4 @@ class TrainingBatches:
             place = sequences.segments * self.sequence_length + sequences.positions  # in the global batch
             each = place[:, None] * count + each
         key = randomness.key(self.seed, Stream.NEGATIVES, step)
-        return randomness.integers(key, each, self.dataset.item_count)
+        return randomness.integers(key, each, self.dataset.item_count, self.compiled)

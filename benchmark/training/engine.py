@@ -174,7 +174,8 @@ class Engine:
         self.objective.before_step()
         parts = list(self._parts(batch))
         ids, whole = self.items.distinct(self.objective.items(batch))
-        self._together("histories", lambda: self._record(parts, whole))
+        if self.recorded:
+            self._together("histories", lambda: self._record(parts, whole))
         shared = self.processes.count > 1 and self.model.item_table() is None  # rows of a table cost nothing to embed
         own, rows = self._deal(ids) if shared else (ids, ids)
         self._own_items = len(own)

@@ -136,10 +136,11 @@ class InfoNCE(Objective):
         return torch.cat([batch.sequences.items, batch.targets, batch.negatives.flatten()])
 
     def loss(self, model: RunningModel, batch: TrainingBatch, items: StepItems) -> ObjectiveOutput:
+        table = model.comparable(items.vectors)  # first: a gradient that comes after a sparse one takes it up in place
         predicted = model.embed_histories(batch.sequences, items.of(batch.sequences.items))
         output: ObjectiveOutput = self(
             model.comparable(predicted),
-            model.comparable(items.vectors),
+            table,
             items.rows(batch.targets),
             items.rows(batch.negatives),
             items.ids,
@@ -186,7 +187,7 @@ class InfoNCE(Objective):
     ) -> tuple[Tensor, Tensor, Tensor]:
         candidates = torch.cat([positives[:, None], negatives], dim=1)
         masked = torch.zeros_like(negatives, dtype=torch.bool)
-        if self.compiled and not _few_rows(table, candidates):
+        if self.compiled and table.is_cuda and not _few_rows(table, candidates):
             scores, similar = _ScoresOfOwn.apply(predicted, table[positives].detach(), table, candidates)
             similar = similar[:, 1:]
         else:
@@ -219,7 +220,7 @@ def _scores_of_own(vectors: Tensor, table: Tensor, chosen: Tensor) -> Tensor:
 
 
 class _ScoresOfOwn(torch.autograd.Function):
-    """`_scores_of_own` of vectors, and without gradient of others, whose compiled kernels never write the (t, n, d)
+    """`_scores_of_own` of vectors, and without gradient of others, on CUDA, by kernels that never write the (t, n, d)
     chosen vectors to memory, neither forward nor, as the ordinary gradient would, backward."""
 
     @staticmethod
@@ -231,22 +232,16 @@ class _ScoresOfOwn(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, Tensor, None]:
+        from benchmark.training.candidates import candidate_gradients  # Triton is there with CUDA alone
+
         vectors, table, chosen = ctx.saved_tensors
-        to_vectors, to_table = compiled(_gathered_products_gradient)(gradients[0].contiguous(), vectors, table, chosen)
+        to_vectors, to_table = candidate_gradients(gradients[0], vectors, table, chosen)
         return to_vectors, None, to_table, None
 
 
 def _gathered_products(vectors: Tensor, others: Tensor, table: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
     rows = table[chosen]
     return (vectors[:, None, :] * rows).sum(-1), (others[:, None, :] * rows).sum(-1)
-
-
-def _gathered_products_gradient(
-    gradient: Tensor, vectors: Tensor, table: Tensor, chosen: Tensor
-) -> tuple[Tensor, Tensor]:
-    to_vectors = (gradient[:, :, None] * table[chosen]).sum(1)
-    to_table = torch.zeros_like(table).index_put((chosen,), gradient[:, :, None] * vectors[:, None, :], accumulate=True)
-    return to_vectors, to_table
 
 
 def _cross_entropy(own: Tensor, rest: Tensor, masked: Tensor, scale: Tensor, shares: Tensor) -> Tensor:

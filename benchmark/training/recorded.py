@@ -9,6 +9,7 @@ seed, whether a step is replayed or not, because both run the same kernels on th
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ from benchmark.training.objectives import Objective, StepItems
 
 log = logging.getLogger(__name__)
 
-_LEAST_STEP = 128  # positions; fewer are filled up to a multiple of it, more to one of 16 totals an octave
+_LEAST_STEP = 128  # positions are filled up to a multiple of it; many of them, to one of 8 totals an octave
 _MOST_MEMORY = 3 << 30  # bytes that recordings may hold: kernels that need more are no shorter than their launch
 _WAITS = "called a synchronizing CUDA operation"  # what torch says of it
 
@@ -62,7 +63,8 @@ class CudaGraphs:
     @contextmanager
     def watched(self) -> Iterator[None]:
         mode = torch.cuda.get_sync_debug_mode()
-        torch.cuda.set_sync_debug_mode("error")
+        with warnings.catch_warnings(action="ignore", category=UserWarning):
+            torch.cuda.set_sync_debug_mode("error")
         try:
             yield
         finally:
@@ -87,18 +89,21 @@ class _Shape:
 
 @dataclass
 class _Place:
-    """Where the batches of a shape are put. batch: its sequences keep what they have computed and are made anew for
-    every run. item_gradient: of items.vectors. replay, sums: of the recording, once there is one."""
+    """Where the batches of a shape are put. batch: its sequences keep what they have computed, and are made anew for
+    every run. item_gradient: of items.vectors. run: whether any batch has been run. replay, sums: of the recording,
+    once there is one."""
 
     batch: TrainingBatch
     items: StepItems
     item_gradient: Tensor
+    run: bool = False
     sums: Sums | None = None
     replay: Callable[[], None] | None = None
 
 
 class RecordedHistories:
-    """Runs `losses` on every batch in its place, and from a shape's second batch on from a recording.
+    """Runs `losses` on every batch in its place, and from a shape's second batch on, the first shape's third, from a
+    recording.
 
     losses: adds the gradients of a batch to the parameters and to the items' vectors; returns sums. sequence_length:
     events of the longest history that a batch may hold. precision: the context that the method runs in, which brings
@@ -121,7 +126,7 @@ class RecordedHistories:
         self._places: dict[_Shape, _Place] = {}
         self._gradients: dict[nn.Parameter, Tensor] = {}  # stay where they are from the first run on
         self._item_gradients: dict[torch.Size, Tensor] = {}  # likewise
-        self._runs = 0
+        self._recordable = False  # not known yet
         self.off = False  # what it runs cannot be recorded, or is not worth it
 
     def prepare(self, batch: TrainingBatch, whole: bool) -> int:
@@ -132,7 +137,7 @@ class RecordedHistories:
         those of the recording, less the gradients, which stay allocated.
         """
         place = self._places.get(self._shape(batch, whole))
-        if self.off or place is None or place.replay is not None or self._runs < 2:
+        if self.off or place is None or place.replay is not None or not self._recordable:
             return 0
         first, before = not any(p.replay for p in self._places.values()), self._recorder.memory()
         with self._precision():
@@ -187,13 +192,15 @@ class RecordedHistories:
 
     def _watched_run(self, place: _Place) -> Sums | None:
         """A run that is not recorded; None, and nothing has changed, if what it does cannot be."""
-        self._runs += 1
-        if self._runs == 1:  # compiles, which waits
+        if not place.run or self._recordable:  # the first of a shape compiles, which waits
+            place.run = True
             return self._run(place)
         state = RandomState(self._device)
         try:
             with self._recorder.watched():
-                return self._run(place)
+                sums = self._run(place)
+            self._recordable = True
+            return sums
         except RuntimeError as error:
             if _WAITS not in str(error):
                 raise
@@ -249,21 +256,19 @@ class RecordedHistories:
 def _fill(place: _Place, batch: TrainingBatch, items: StepItems) -> None:
     """Copy a batch to its place. Behind it whatever was there before stays, of weight 0 and in sequences of its own."""
     to, positions, windows = place.batch, len(batch.targets), len(batch)
+    old, new = batch.sequences, to.sequences
     pairs = [
-        *((getattr(to.sequences, x), getattr(batch.sequences, x)) for x in ("items", "timestamps", "next_timestamps")),
-        (to.sequences.offsets, batch.sequences.offsets),
-        (to.targets, batch.targets),
-        (to.negatives, batch.negatives),
-    ]
-    for there, here in pairs:
-        there[: len(here)].copy_(here)
-    spare = to.sequences.offsets[windows + 1 :]
-    steps = torch.arange(1, len(spare) + 1, device=spare.device) * to.sequences.max_length
-    spare.copy_(steps.clamp(max=len(to.targets) - positions) + positions)
+        (new.items, old.items), (new.timestamps, old.timestamps), (new.next_timestamps, old.next_timestamps),
+        (new.offsets, old.offsets), (to.targets, batch.targets), (to.negatives, batch.negatives),
+    ]  # fmt: skip
+    torch._foreach_copy_([there[: len(here)] for there, here in pairs], [here for _, here in pairs])
+    if spare := new.offsets.numel() - windows - 1:
+        ends = torch.arange(1, spare + 1, device=new.offsets.device) * new.max_length
+        new.offsets[windows + 1 :] = ends.clamp(max=len(to.targets) - positions) + positions
     if to.weights is not None:
-        to.weights[:positions].copy_(batch.shares)
-        to.weights[positions:].zero_()
+        to.weights[:positions] = batch.shares
+        to.weights[positions:] = 0
     if place.items.vectors.data_ptr() != items.vectors.data_ptr():  # of a table, the step has the weights themselves
-        place.items.vectors[: len(items.vectors)].copy_(items.vectors)
-        place.items.ids[: len(items.ids)].copy_(items.ids)
-        place.items.ids[len(items.ids) :].fill_(torch.iinfo(items.ids.dtype).max)
+        place.items.vectors[: len(items.vectors)] = items.vectors
+        place.items.ids[: len(items.ids)] = items.ids
+        place.items.ids[len(items.ids) :] = torch.iinfo(items.ids.dtype).max

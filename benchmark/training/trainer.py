@@ -76,6 +76,7 @@ class Trainer:
             user_share=settings.user_share,
             order=settings.order,
             click_cases=settings.click.cases_per_window if settings.click else 0,
+            compiled=run.execution.compiles(device.type),
         )
         if not len(self.batches.starts):
             raise UserError(f"data set {run.dataset} has no user with two training events, so nothing can be trained")

@@ -74,6 +74,7 @@ class PlainHLLM(nn.Module):
         super().__init__()
         self.item = _eager(model.item_llm.backbone)
         self.user = _eager(model.user_llm.backbone)
+        self.into, self.out_of = copy.deepcopy(model.user_llm.into), copy.deepcopy(model.user_llm.out_of)
         self.texts = [
             model.tokens[start:end].long()
             for start, end in zip(model.token_offsets[:-1], model.token_offsets[1:], strict=True)
@@ -91,11 +92,12 @@ class PlainHLLM(nn.Module):
 
     def predictions(self, embedded: list[torch.Tensor]) -> list[torch.Tensor]:
         """(length, d) inputs of each user -> (length, d) outputs of each."""
+        embedded = [self.into(x) for x in embedded]
         longest = max(map(len, embedded))
         padded = torch.stack([torch.cat([x, 7 * torch.ones(longest - len(x), x.shape[1])]) for x in embedded])
         mask = torch.tensor([[1] * len(x) + [0] * (longest - len(x)) for x in embedded])
         states = self.user(inputs_embeds=padded, attention_mask=mask).last_hidden_state
-        return [row[: len(x)] for row, x in zip(states, embedded, strict=True)]
+        return [self.out_of(row[: len(x)]) for row, x in zip(states, embedded, strict=True)]
 
     def loss(self) -> torch.Tensor:
         """InfoNCE at temperature 0.07, a negative whose cosine with the positive exceeds 0.99 left out."""

@@ -143,10 +143,21 @@ def test_one_model_in_both_roles():
 
 
 def test_models_of_two_widths_are_joined_by_linear_maps():
-    model = build(user=LLAMA | {"hidden_size": 16})
-    assert model.user_llm.into.weight.shape == (16, 32)
-    assert model.user_llm.out_of.weight.shape == (32, 16)
-    loss_of(model).backward()
+    """As MiniLM and SmolLM2 are, an encoder for items and a wider decoder for users."""
+    model = build(BERT, user=LLAMA | {"hidden_size": 48}, pooling="mean")
+    assert model.user_llm.into.weight.shape == (48, 32)
+    assert model.user_llm.out_of.weight.shape == (32, 48)
+    plain = PlainHLLM(model)
+    loss, expected = loss_of(model), plain.loss()
+    torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
+    loss.backward()
+    expected.backward()
+    ours = {"item": model.item_llm.backbone, "user": model.user_llm.backbone}
+    ours |= {"into": model.user_llm.into, "out_of": model.user_llm.out_of}
+    for part, module in ours.items():
+        theirs = dict(getattr(plain, part).named_parameters())
+        for name, parameter in module.named_parameters():
+            torch.testing.assert_close(parameter.grad, theirs[name].grad, atol=1e-5, rtol=1e-4, msg=f"{part}.{name}")
     same = build()
     assert not [name for name, _ in same.named_parameters() if "into" in name or "out_of" in name]
 
