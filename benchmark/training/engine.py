@@ -193,7 +193,7 @@ class Engine:
             if shared:
                 everyones = gradient.new_zeros(len(own) * self.processes.count, gradient.shape[1])
                 gradient = self.processes.sum_own_rows(everyones.index_copy_(0, rows, gradient))
-            gradient = gradient.to_dense().to(embedded.dtype)
+            gradient = gradient.to(embedded.dtype)
             self._together("items", lambda: self._item_gradients(embedded, gradient))
         totals = torch.stack(list(sums.values()))
         self.processes.sum_in_place([totals])

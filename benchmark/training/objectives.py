@@ -40,10 +40,10 @@ class StepItems:
         """Catalogue indices of any shape, all of them among ids -> their rows of vectors."""
         return items if self.whole else torch.searchsorted(self.ids, items)
 
-    def of(self, items: Tensor) -> Tensor:
-        """(n,) catalogue indices -> (n, d) their embeddings. The gradient of a whole catalogue is sparse: torch adds it
-        to the dense one of the loss in place."""
-        return F.embedding(self.rows(items), self.vectors, sparse=self.whole)
+    def of(self, items: Tensor, sparse: bool = False) -> Tensor:
+        """(n,) catalogue indices -> (n, d) their embeddings. sparse: give vectors a sparse gradient, for a loss that
+        has used all of vectors before: torch adds it to their dense gradient in place."""
+        return F.embedding(self.rows(items), self.vectors, sparse=sparse)
 
 
 @dataclass(frozen=True)
@@ -136,8 +136,8 @@ class InfoNCE(Objective):
         return torch.cat([batch.sequences.items, batch.targets, batch.negatives.flatten()])
 
     def loss(self, model: RunningModel, batch: TrainingBatch, items: StepItems) -> ObjectiveOutput:
-        table = model.comparable(items.vectors)  # first: a gradient that comes after a sparse one takes it up in place
-        predicted = model.embed_histories(batch.sequences, items.of(batch.sequences.items))
+        table = model.comparable(items.vectors)  # before the histories, whose gradient it takes up
+        predicted = model.embed_histories(batch.sequences, items.of(batch.sequences.items, sparse=items.whole))
         output: ObjectiveOutput = self(
             model.comparable(predicted),
             table,

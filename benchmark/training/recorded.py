@@ -182,7 +182,7 @@ class RecordedHistories:
         place.items.vectors.grad = None
         sums = self._losses(replace(place.batch, sequences=replace(place.batch.sequences)), place.items)
         if place.items.vectors.grad is not None:
-            place.item_gradient.copy_(place.items.vectors.grad.to_dense())
+            place.item_gradient.copy_(place.items.vectors.grad)
             place.items.vectors.grad = None
         for parameter in self._parameters:
             if parameter.grad is not None:
