@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 import torch
 from test_engine import Averager
-from torch import nn
 
 from baselines.hstu import HSTU, HSTUSettings
 from baselines.sasrec import SASRec, SASRecSettings
@@ -189,26 +188,54 @@ def test_recordings_that_would_hold_too_much_memory_are_given_up(caplog):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("make", [sasrec, hstu, Averager])
-def test_a_cuda_graph_trains_as_the_plain_step(monkeypatch, make):
+@pytest.mark.parametrize(
+    ("make", "per_position", "compiled"),
+    [(sasrec, 4, False), (hstu, 0, False), (Averager, 0, False), (sasrec, 70, True)],
+    ids=["sasrec", "hstu", "item model", "compiled"],
+)
+def test_a_cuda_graph_trains_as_the_plain_step(monkeypatch, make, per_position, compiled):
     monkeypatch.setattr("benchmark.training.recorded._LEAST_STEP", 8)
-    device, losses = torch.device("cuda"), []
-    for length in (None, LONGEST):
+    device = torch.device("cuda")
+
+    def steps(recorded):
         torch.manual_seed(0)
         model, objective = make().to(device), InfoNCE(Temperature()).to(device)
-        parameters = [*model.parameters(), *objective.parameters()]
-        optimizer = torch.optim.AdamW(parameters, lr=0.01, fused=True)
-        engine = Engine(
-            model, objective, optimizer, device=device, bf16=False, compiled=True, sequence_length=length
-        )  # fmt: skip
+        optimizer = torch.optim.SGD([*model.parameters(), *objective.parameters()], lr=0.1, momentum=0.9)
+        engine = Engine(model, objective, optimizer, device=device, bf16=False, compiled=compiled)
+        if recorded:
+            engine.recorded = RecordedHistories(
+                engine._loss, objective, engine.parameters(), engine.precision, LONGEST, device
+            )
         given = [
             replace(x, sequences=x.sequences.to(device), targets=x.targets.to(device), negatives=x.negatives.to(device))
-            for x in batches(0)
+            for x in batches(per_position)
         ]
-        losses.append([float(engine.step(batch, seed=1).loss) for batch in given])
-        if length:
-            assert engine.recorded is not None
-            assert not engine.recorded.off
-            assert any(place.replay for place in engine.recorded._places.values())
-    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
-    assert isinstance(model, nn.Module)
+        losses = [float(engine.step(batch, seed=1).loss) for batch in given]
+        return losses, [x.detach().clone() for x in engine.parameters()], engine
+
+    losses, weights, engine = steps(recorded=True)
+    assert not engine.recorded.off
+    assert sum(place.replay is not None for place in engine.recorded._places.values()) >= 2
+    expected, plain, _ = steps(recorded=False)
+    assert losses == pytest.approx(expected, rel=1e-4)
+    for one, other in zip(weights, plain, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_replayed_step_draws_the_dropout_of_its_seed():
+    device, batch = torch.device("cuda"), next(batches(0))
+    batch = replace(
+        batch, sequences=batch.sequences.to(device), targets=batch.targets.to(device),
+        negatives=batch.negatives.to(device),
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = SASRec(Catalogue(ITEMS), LONGEST, SASRecSettings(heads=2, width=8, dropout=0.5)).to(device)
+    objective = InfoNCE(Temperature()).to(device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    engine = Engine(model, objective, optimizer, device=device, bf16=False)
+    engine.recorded = RecordedHistories(engine._loss, objective, engine.parameters(), engine.precision, LONGEST, device)
+    losses = [float(engine.step(batch, seed=seed).loss) for seed in (7, 8, 7, 8, 9)]  # from the third on, replayed
+    assert losses[:2] == pytest.approx(losses[2:4], rel=1e-5)
+    assert len({round(x, 4) for x in losses}) == 3
