@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmark.attention import pad_packed, padded_index, unpad
+from benchmark.attention import Padding, pad_packed, padding, unpad
 from benchmark.recommender import Catalogue, PackedSequences, SequentialRecommender
 
 TIME_BUCKETS = 128  # the last of them takes everything above; the first, 0, is a difference of at most a second
@@ -97,15 +97,10 @@ class _Lookup(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class Layout:
-    """How t packed events stand in a right-padded (b, max_length) batch.
+    """padding: how t packed events stand in a right-padded (b, max_length) batch. buckets: (b, max_length, max_length)
+    time bucket of query and key, None without relative bias. Both are computed once for all layers."""
 
-    index: (t,) place of each event in it. buckets: (b, max_length, max_length) time bucket of query and key, None
-    without relative bias; computed once for all layers.
-    """
-
-    index: Tensor
-    segments: int
-    max_length: int
+    padding: Padding
     buckets: Tensor | None
 
 
@@ -155,7 +150,7 @@ class Block(nn.Module):
 
     def _attend(self, vqk: Tensor, layout: Layout) -> Tensor:
         """(t, heads * (value_width + 2 query_width)) -> (t, heads * value_width)."""
-        padded = pad_packed(vqk, layout.index, layout.segments, layout.max_length)
+        padded = pad_packed(vqk, layout.padding)
         v, q, k = (
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (b, heads, l, value_width or query_width)
             for part in padded.split([self.heads * size for size in self.sizes], dim=-1)
@@ -165,7 +160,7 @@ class Block(nn.Module):
             scores = scores + self.relative_bias(layout.buckets)
         weights = F.silu(scores).tril()  # no softmax: what is left out is 0; padding stands after every real query
         attended = (weights @ v).transpose(1, 2).flatten(2)
-        return unpad(attended, layout.index) / self.length
+        return unpad(attended, layout.padding) / self.length
 
 
 class Blocks(nn.ModuleList):
@@ -233,12 +228,9 @@ class HSTU(SequentialRecommender):
         return list(self._groups)
 
     def _layout(self, sequences: PackedSequences) -> Layout:
-        segments, longest = len(sequences), sequences.max_length
-        index = padded_index(sequences.offsets, sequences.items.numel(), longest)
+        padded = padding(sequences.offsets, sequences.items.numel(), sequences.max_length)
         buckets = None
         if self.settings.relative_bias:
-            times, next_times = (
-                pad_packed(x, index, segments, longest) for x in (sequences.timestamps, sequences.next_timestamps)
-            )
+            times, next_times = (pad_packed(x, padded) for x in (sequences.timestamps, sequences.next_timestamps))
             buckets = time_buckets(next_times[:, :, None] - times[:, None, :], self.edges)
-        return Layout(index, segments, longest, buckets)
+        return Layout(padded, buckets)

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from baselines.recbole_compatibility import recbole_compatible
-from benchmark.attention import pad_packed, padded_index, unpad
+from benchmark.attention import pad_packed, padding, unpad
 from benchmark.recommender import Catalogue, PackedSequences, SelfTrainedRecommender
 
 # One of RecBole's models turns autograd's anomaly mode on for the whole process when the package is imported.
@@ -101,13 +101,13 @@ class RecBoleSASRec(SelfTrainedRecommender):
 
     def embed_histories(self, sequences: PackedSequences, items: Tensor) -> Tensor:
         model, length = self.sasrec, sequences.max_length
-        index = padded_index(sequences.offsets, items.shape[0], length)
+        layout = padding(sequences.offsets, items.shape[0], length)
         positions = torch.arange(length, device=items.device)
-        hidden = pad_packed(items, index, len(sequences), length) + model.position_embedding(positions)
+        hidden = pad_packed(items, layout) + model.position_embedding(positions)
         hidden = model.dropout(model.LayerNorm(hidden))
         ids = (positions < sequences.lengths[:, None]).long()  # the mask asks only which ids are not padding
         encoded = model.trm_encoder(hidden, model.get_attention_mask(ids), output_all_encoded_layers=False)
-        return unpad(encoded[-1], index)
+        return unpad(encoded[-1], layout)
 
     def fit(self, training: PackedSequences, validation_targets: Tensor | None, seed: int) -> dict[str, float]:
         """Train with RecBole from newly drawn weights, which depend on the seed alone.

@@ -8,6 +8,7 @@ go through `scaled_dot_product_attention`; only attention itself sees padding, t
 from __future__ import annotations
 
 import inspect
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -23,23 +24,63 @@ PACKED = "packed"  # transformers dispatches names with sdpa, flash, flex_attent
 _LENGTH_STEP = 8  # on the CPU, segments whose lengths round up to the same multiple are padded together
 
 
-def padded_index(offsets: Tensor, total: int, max_length: int) -> Tensor:
-    """(t,) where each of the t packed rows stands in a right-padded (b * max_length) layout; offsets: (b + 1,)."""
-    segments = torch.repeat_interleave(
-        torch.arange(offsets.numel() - 1, device=offsets.device), offsets.diff(), output_size=total
-    )
-    return torch.arange(total, device=offsets.device) - offsets[segments] + segments * max_length
+@dataclass(frozen=True)
+class Padding:
+    """How t packed rows stand in a right-padded (segments, max_length) layout.
+
+    place: (t,) where each row stands among the segments * max_length places; source: (segments * max_length,) the row
+    that stands in each place, and some row where filled: (segments * max_length,) says that none does.
+    """
+
+    place: Tensor
+    source: Tensor
+    filled: Tensor
+    segments: int
+    max_length: int
 
 
-def pad_packed(x: Tensor, index: Tensor, segments: int, max_length: int) -> Tensor:
-    """(t, ...) packed rows -> (segments, max_length, ...), zeros on the right; index from `padded_index`."""
-    padded = x.new_zeros(segments * max_length, *x.shape[1:]).index_copy(0, index, x)
-    return padded.view(segments, max_length, *x.shape[1:])
+def padding(offsets: Tensor, total: int, max_length: int) -> Padding:
+    """The layout of b segments of `total` rows; offsets: (b + 1,)."""
+    count, lengths = offsets.numel() - 1, offsets.diff()
+    segments = torch.repeat_interleave(torch.arange(count, device=offsets.device), lengths, output_size=total)
+    place = torch.arange(total, device=offsets.device) - offsets[segments] + segments * max_length
+    column = torch.arange(max_length, device=offsets.device)
+    source = (offsets[:-1, None] + column).clamp(max=total - 1).flatten()
+    return Padding(place, source, (column < lengths[:, None]).flatten(), count, max_length)
 
 
-def unpad(padded: Tensor, index: Tensor) -> Tensor:
-    """(b, max_length, ...) -> (t, ...), the reverse of `pad_packed`."""
-    return padded.flatten(0, 1).index_select(0, index)
+class _Gather(torch.autograd.Function):
+    """(n, ...) rows -> (m, ...): row source[i] where filled[i], and zeros elsewhere. Every row is read at most once, at
+    place, so that its gradient is gathered as well, where index_select's would be added up."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, rows: Tensor, source: Tensor, filled: Tensor | None, back: Tensor, kept: Tensor | None
+    ) -> Tensor:
+        ctx.save_for_backward(back, kept)
+        return _gathered(rows, source, filled)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
+        back, kept = ctx.saved_tensors
+        return _gathered(gradients[0], back, kept), None, None, None, None
+
+
+def _gathered(rows: Tensor, source: Tensor, filled: Tensor | None) -> Tensor:
+    found = rows[source]
+    return found if filled is None else torch.where(filled.view(-1, *[1] * (rows.dim() - 1)), found, 0)
+
+
+def pad_packed(x: Tensor, layout: Padding) -> Tensor:
+    """(t, ...) packed rows -> (segments, max_length, ...), zeros on the right."""
+    padded: Tensor = _Gather.apply(x, layout.source, layout.filled, layout.place, None)
+    return padded.view(layout.segments, layout.max_length, *x.shape[1:])
+
+
+def unpad(padded: Tensor, layout: Padding) -> Tensor:
+    """(segments, max_length, ...) -> (t, ...), the reverse of `pad_packed`."""
+    rows: Tensor = _Gather.apply(padded.flatten(0, 1), layout.place, None, layout.source, layout.filled)
+    return rows
 
 
 def packed_attention(
@@ -69,8 +110,8 @@ def packed_attention(
 def _padded_attention(
     q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, max_length: int, causal: bool, scale: float | None, dropout: float
 ) -> Tensor:
-    index, segments = padded_index(offsets, q.shape[0], max_length), offsets.numel() - 1
-    query, key, value = (pad_packed(x, index, segments, max_length).transpose(1, 2) for x in (q, k, v))
+    layout = padding(offsets, q.shape[0], max_length)
+    query, key, value = (pad_packed(x, layout).transpose(1, 2) for x in (q, k, v))
     mask = None
     if not causal:  # a causal query never reaches the padding, which stands to its right
         mask = (torch.arange(max_length, device=q.device) < offsets.diff()[:, None])[:, None, None, :]
@@ -84,7 +125,7 @@ def _padded_attention(
         dropout_p=dropout,
         enable_gqa=q.shape[1] != k.shape[1],
     )
-    return unpad(out.transpose(1, 2), index)
+    return unpad(out.transpose(1, 2), layout)
 
 
 def _attention_by_length(

@@ -116,8 +116,20 @@ def joined() -> Iterator[Processes]:
             ) from error
         raise
     else:
-        if count > 1:
-            dist.destroy_process_group()
+        leave_group()
+
+
+def join_alone() -> None:
+    """Set up a process group of one, where there is none, for libraries that want one."""
+    if not dist.is_initialized():
+        os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed's
+        alone = dist.HashStore()  # type: ignore[attr-defined]
+        dist.init_process_group(_backend(), store=alone, rank=0, world_size=1)
+
+
+def leave_group() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _backend() -> str:

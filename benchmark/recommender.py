@@ -17,6 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def sent(x: Tensor, device: torch.device | str) -> Tensor:
+    """x on the device; from the host to a GPU through pinned memory, or the host would wait for all work before."""
+    device = torch.device(device)
+    if device.type == "cuda" and not x.is_cuda:
+        return x.pin_memory().to(device, non_blocking=True)
+    return x.to(device)
+
+
 @dataclass(frozen=True)
 class PackedSequences:
     """The events of b users, t in all, one after another **without padding**; a user's events are oldest first.
@@ -78,7 +86,7 @@ class PackedSequences:
 
     def to(self, device: torch.device | str) -> PackedSequences:
         items, timestamps, next_timestamps, offsets = (
-            x.to(device, non_blocking=True) for x in (self.items, self.timestamps, self.next_timestamps, self.offsets)
+            sent(x, device) for x in (self.items, self.timestamps, self.next_timestamps, self.offsets)
         )
         return PackedSequences(items, timestamps, next_timestamps, offsets, self.max_length)
 
@@ -145,6 +153,11 @@ class SequentialRecommender(nn.Module, ABC):
     def heavy_layers(self) -> list[nn.Module]:
         """The modules in which nearly all arithmetic happens, such as the layers of a language model. Whoever runs the
         method may compile each of them and let it work on half-precision copies of its weights."""
+        return []
+
+    def light_layers(self) -> list[nn.Module]:
+        """Modules of little arithmetic that run on as many rows as the heavy ones, such as a final norm. Whoever runs
+        the method may compile each of them."""
         return []
 
     def released_state(self, path: Path) -> dict[str, Tensor]:

@@ -1,8 +1,9 @@
 """How fast a method trains, encodes items and ranks, at a published shape: seeded synthetic steps, random weights.
 
-What is measured is what the trainer runs: the batch's draw, the engine's step, one wait for the loss. Utilisation is
-6 x non-embedding parameters x (item tokens, user positions) / time / the device's peak for training, and 2 x for
-encoding; what is recomputed to save memory counts as time and not as work.
+What is measured is what the trainer runs: the engine's step, the draw of the next batch, one wait for the loss.
+Utilisation is 6 x non-embedding parameters x (item tokens, user positions) / time / the device's peak for training, and
+2 x for encoding; what is recomputed to save memory counts as time and not as work. Several processes share every step,
+and utilisation is of all their devices.
 """
 
 from __future__ import annotations
@@ -25,11 +26,14 @@ from benchmark.data import randomness
 from benchmark.data.batches import TrainingBatch
 from benchmark.errors import UserError
 from benchmark.evaluation.ranking import rank_block
+from benchmark.experiments.run import EngineName, ExecutionSettings, Offload, OptimizerSettings
 from benchmark.files import write_text
-from benchmark.recommender import Catalogue, PackedSequences, SequentialRecommender, item_chunks
+from benchmark.processes import Processes
+from benchmark.recommender import Catalogue, PackedSequences, item_chunks
 from benchmark.settings import Settings, read_yaml, validated
 from benchmark.training import registry
 from benchmark.training.engine import Engine
+from benchmark.training.engines import make_engine
 from benchmark.training.objectives import InfoNCE, Temperature
 
 PARTS = ("train", "encode", "rank")
@@ -76,7 +80,8 @@ class SpeedFile(Settings):
 
 @dataclass(frozen=True)
 class Case:
-    """A method at a shape on a device. compiled: let torch.compile make the kernels; item_chunk: see ItemEmbedder."""
+    """A method at a shape on a device. compiled: let torch.compile make the kernels; item_chunk: see ItemEmbedder;
+    engine, offload: see ExecutionSettings."""
 
     name: str
     shape_name: str
@@ -86,6 +91,8 @@ class Case:
     compiled: bool
     item_chunk: int | None = None
     seed: int = 2020
+    engine: EngineName = "auto"
+    offload: Offload = "none"
 
 
 def load_case(
@@ -100,20 +107,25 @@ def load_case(
     return Case(method, shape, *chosen, device, compiled, item_chunk)
 
 
-def measure(case: Case, parts: tuple[str, ...] = PARTS, *, warmup: int = 5, steps: int = 20) -> list[dict[str, Any]]:
-    """A row of figures for each part; the first `warmup` steps are not timed."""
-    torch.manual_seed(case.seed)
-    with case.device:  # random weights are drawn where they are used: billions take long on a processor
-        model = registry.build(
-            case.method.class_, case.method.model, synthetic_catalogue(case), case.shape.sequence_length
-        ).to(case.device)
-    engine = _engine(case, model)
+def measure(
+    case: Case,
+    parts: tuple[str, ...] = PARTS,
+    *,
+    warmup: int = 5,
+    steps: int = 20,
+    pieces: int | None = None,
+    processes: Processes | None = None,
+) -> list[dict[str, Any]]:
+    """A row of figures for each part; the first `warmup` steps are not timed. pieces: of items encoded and of users
+    ranked, as many as steps by default. processes: those of the job, all of which call this; memory is that of this
+    one."""
+    engine = engine_of(case, processes or Processes())
     rows = []
     for part in parts:
         run = {"train": _train, "encode": _encode, "rank": _rank}[part]
         if case.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(case.device)
-        figures = run(case, engine, warmup, steps)
+        figures = run(case, engine, warmup, steps if part == "train" else pieces or steps)
         memory = torch.cuda.max_memory_allocated(case.device) / _GIB if case.device.type == "cuda" else None
         rows.append({"method": case.name, "shape": case.shape_name, "part": part, **figures, "peak_memory_gib": memory})
     return [{name: _rounded(value) for name, value in row.items()} for row in rows]
@@ -151,7 +163,8 @@ def synthetic_batch(case: Case, step: int) -> TrainingBatch:
         targets = shifted.index_copy(0, last, targets.to(case.device)[last])
     count = shape.negatives * (total if shape.sharing == "per_position" else 1)
     each = torch.arange(count, device=case.device)
-    drawn = randomness.integers(randomness.key(case.seed, randomness.Stream.NEGATIVES, step), each, size)
+    key = randomness.key(case.seed, randomness.Stream.NEGATIVES, step)
+    drawn = randomness.integers(key, each, size, case.compiled)
     negatives = drawn if shape.sharing == "shared" else drawn.view(total, shape.negatives)
     return TrainingBatch(sequences, targets.to(case.device), negatives)
 
@@ -177,30 +190,39 @@ def _scale_of_mean(mean: float, limit: float) -> float:
     return low
 
 
-def _engine(case: Case, model: SequentialRecommender) -> Engine:
-    objective = InfoNCE(Temperature()).to(case.device)
-    parameters = [p for p in (*model.parameters(), *objective.parameters()) if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-5, weight_decay=0.01, fused=case.device.type == "cuda")
-    return Engine(
-        model, objective, optimizer, device=case.device, bf16=case.method.precision == "bf16",
-        item_chunk=case.item_chunk, compiled=case.compiled,
+def engine_of(case: Case, processes: Processes) -> Engine:
+    """With a model of random weights, which the case's seed decides, and the paper's learning rate."""
+    torch.manual_seed(case.seed)
+    with case.device:  # random weights are drawn where they are used: billions take long on a processor
+        model = registry.build(
+            case.method.class_, case.method.model, synthetic_catalogue(case), case.shape.sequence_length
+        ).to(case.device)
+    execution = ExecutionSettings(
+        precision=case.method.precision, engine=case.engine, offload=case.offload, item_chunk=case.item_chunk,
+        compile="on" if case.compiled else "off",
+    )  # fmt: skip
+    optimizer = OptimizerSettings(learning_rate=1e-4, weight_decay=0.01)
+    return make_engine(
+        model, InfoNCE(Temperature()).to(case.device), optimizer, execution, case.device, processes,
+        case.shape.sequence_length,
     )  # fmt: skip
 
 
 def _train(case: Case, engine: Engine, warmup: int, steps: int) -> dict[str, Any]:
     engine.model.train()
-    batches: list[TrainingBatch] = []
+    batches = [synthetic_batch(case, 0)]
 
     def step() -> None:
+        loss = engine.step(batches[-1]).loss
         batches.append(synthetic_batch(case, len(batches)))
-        float(engine.step(batches[-1]).loss)
+        float(loss)
 
     for _ in range(warmup):
         step()
     if case.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(case.device)
     seconds = _median_seconds(step, steps, case.device)
-    timed = batches[warmup:]
+    timed = batches[warmup:-1]
     items = [_distinct(batch) for batch in timed]
     positions = _mean(batch.sequences.items.numel() for batch in timed)
     users, count = case.shape.users, _mean(len(x) for x in items)
@@ -212,7 +234,7 @@ def _train(case: Case, engine: Engine, warmup: int, steps: int) -> dict[str, Any
         tokens = _mean(int(engine.model.item_sizes(x).sum()) for x in items)  # type: ignore[union-attr]
         work = 6 * (_arithmetic(engine.model, "item_llm") * tokens + _arithmetic(engine.model, "user_llm") * positions)
         figures |= {"tokens_per_second": tokens / seconds, "tokens": tokens,
-                    "utilisation": _utilisation(work, seconds, case.device)}  # fmt: skip
+                    "utilisation": _utilisation(work / engine.processes.count, seconds, case.device)}  # fmt: skip
     if released := case.shape.released.get(case.name):
         figures |= {"released_ms": released, "times_released": released / (1000 * seconds)}
     return figures
@@ -237,9 +259,11 @@ def _encode(case: Case, engine: Engine, warmup: int, steps: int) -> dict[str, An
     order = torch.linspace(0, len(chunks) - 1, min(steps, len(chunks))).long().tolist()  # long texts and short ones
     for number in order[: max(2, warmup // 2)]:
         encode(chunks[number])
+    engine.processes.any(False)
     began = time.perf_counter()
-    for number in order:
-        encode(chunks[number])
+    for turn in engine.processes.turns(len(order)):
+        encode(chunks[order[turn]])
+    engine.processes.any(False)
     seconds = time.perf_counter() - began
     count = sum(len(chunks[number]) for number in order)
     figures: dict[str, Any] = {"ms": 1000 * seconds, "items_per_second": count / seconds, "items": count}
@@ -247,13 +271,14 @@ def _encode(case: Case, engine: Engine, warmup: int, steps: int) -> dict[str, An
         tokens = sum(int(sizes[chunks[number]].sum()) for number in order)
         work = 2 * _arithmetic(engine.model, "item_llm") * tokens
         figures |= {"tokens_per_second": tokens / seconds, "tokens": tokens,
-                    "utilisation": _utilisation(work, seconds, case.device)}  # fmt: skip
+                    "utilisation": _utilisation(work / engine.processes.count, seconds, case.device)}  # fmt: skip
     return figures
 
 
 @torch.no_grad()
 def _rank(case: Case, engine: Engine, warmup: int, steps: int) -> dict[str, Any]:
-    """Users whose histories fill every slot, ranked among the whole catalogue, whose embeddings are given."""
+    """Users whose histories fill every slot, ranked among the whole catalogue, whose embeddings are given. Each process
+    has users of its own."""
     model, shape = engine.model.eval(), case.shape
     with engine.precision():
         width = model.embed_items(torch.arange(2, device=case.device)).shape[1]
@@ -273,10 +298,12 @@ def _rank(case: Case, engine: Engine, warmup: int, steps: int) -> dict[str, Any]
             predicted = model.embed_histories(sequences, table[items])[sequences.last]
         scores = model.comparable(predicted) @ comparable.T
         rank_block(scores, items[:users], rows, items)
+        engine.processes.any(False)  # as ranking does, and so each waits for the slowest
 
     for _ in range(max(2, warmup // 2)):
         rank()
     seconds = _median_seconds(rank, steps, case.device)
+    users *= engine.processes.count
     return {"ms": 1000 * seconds, "users_per_second": users / seconds, "users": users, "items": shape.catalogue}
 
 

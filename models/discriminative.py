@@ -62,6 +62,9 @@ class Discriminative(ClickRecommender):
     def heavy_layers(self) -> list[nn.Module]:
         return self.base.heavy_layers()
 
+    def light_layers(self) -> list[nn.Module]:
+        return self.base.light_layers()
+
     def click_states(self, sequences: PackedSequences, items: Tensor) -> Tensor:
         if not self.target_in_history:
             items = with_user(items, sequences, self.user_token)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from benchmark.recommender import Catalogue, PackedSequences, SequentialRecommender
 from models.item_llm import ItemLLM, Pooling
-from models.pretrained import BackboneSettings, check_length, layers, load_backbone, width
+from models.pretrained import BackboneSettings, check_length, final_norm, layers, load_backbone, width
 from models.user_llm import UserInput, UserLLM, UserModelSettings, load_user_backbone
 
 
@@ -68,6 +68,10 @@ class HLLM(SequentialRecommender):
     def heavy_layers(self) -> list[nn.Module]:
         own = layers(self.item_llm.backbone)
         return own if self.shared else own + self.user_llm.heavy_layers()
+
+    def light_layers(self) -> list[nn.Module]:
+        own = final_norm(self.item_llm.backbone)
+        return own if self.shared else own + self.user_llm.light_layers()
 
     def released_state(self, path: Path) -> dict[str, Tensor]:
         from models.released_weights import read_released_weights  # which knows this class

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from benchmark.recommender import sent
 from models.pretrained import run_packed, width
 
 Pooling = Literal["item_token", "mean"]
@@ -42,7 +43,7 @@ class ItemLLM(nn.Module):
             lengths = lengths + 1
         offsets = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
         total, longest = int(offsets[-1]), int(lengths.max())
-        starts, lengths, offsets = (_sent(x, tokens.device) for x in (starts, lengths, offsets))
+        starts, lengths, offsets = (sent(x, tokens.device) for x in (starts, lengths, offsets))
         segments = torch.repeat_interleave(torch.arange(len(items), device=tokens.device), lengths, output_size=total)
         positions = torch.arange(total, device=tokens.device) - offsets[segments]
         source = starts[segments] + positions
@@ -57,8 +58,3 @@ class ItemLLM(nn.Module):
         if self.pooling == "item_token":
             return states[offsets[1:] - 1]
         return torch.segment_reduce(states.float(), "mean", lengths=lengths, unsafe=True)
-
-
-def _sent(x: Tensor, device: torch.device) -> Tensor:
-    """x on the device; from the host it goes through pinned memory, so that the host need not wait."""
-    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" and not x.is_cuda else x.to(device)

@@ -115,6 +115,11 @@ def layers(backbone: nn.Module) -> list[nn.Module]:
     return list(next(x for x in backbone.modules() if isinstance(x, nn.ModuleList) and len(x) == count))
 
 
+def final_norm(backbone: nn.Module) -> list[nn.Module]:
+    """What a decoder's last hidden states go through; an encoder has none."""
+    return [norm] if isinstance(norm := getattr(backbone, "norm", None), nn.Module) else []
+
+
 def is_causal(backbone: nn.Module) -> bool:
     """Whether no position sees a later one: a decoder, not an encoder such as BERT."""
     return all(bool(getattr(module, "is_causal", True)) for module in backbone.modules())

@@ -14,6 +14,7 @@ from benchmark.recommender import Catalogue, PackedSequences, SequentialRecommen
 from models.pretrained import (
     BackboneSettings,
     check_length,
+    final_norm,
     is_causal,
     layers,
     load_backbone,
@@ -94,6 +95,11 @@ class UserLLM(nn.Module):
         return (
             self.backbone.heavy_layers() if isinstance(self.backbone, SequentialRecommender) else layers(self.backbone)
         )
+
+    def light_layers(self) -> list[nn.Module]:
+        if isinstance(self.backbone, SequentialRecommender):
+            return self.backbone.light_layers()
+        return final_norm(self.backbone)
 
     def forward(self, sequences: PackedSequences, items: Tensor) -> Tensor:
         """items: (t, item width) embeddings of the t events -> (t, item width)."""

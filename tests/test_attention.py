@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmark.attention import packed_attention, pad_packed, padded_index, unpad
+from benchmark.attention import packed_attention, pad_packed, padding, unpad
 
 
 def textbook(q, k, v, offsets, causal, scale):
@@ -46,12 +46,16 @@ def test_equals_the_textbook_formula_with_gradients(lengths, causal, heads, scal
 
 
 def test_padding_and_back():
-    x = torch.arange(6.0)[:, None]
-    offsets = torch.tensor([0, 1, 4, 6])
-    index = padded_index(offsets, 6, 3)
-    padded = pad_packed(x, index, 3, 3)
-    assert padded.squeeze(-1).tolist() == [[0, 0, 0], [1, 2, 3], [4, 5, 0]]
-    assert torch.equal(unpad(padded, index), x)
+    x = torch.arange(6.0)[:, None].requires_grad_()
+    layout = padding(torch.tensor([0, 1, 4, 6, 6]), 6, 3)
+    padded = pad_packed(x, layout)
+    assert padded.squeeze(-1).tolist() == [[0, 0, 0], [1, 2, 3], [4, 5, 0], [0, 0, 0]]
+    (back,) = torch.autograd.grad((padded.squeeze(-1) * torch.arange(12.0).view(4, 3)).sum(), x, retain_graph=True)
+    assert back.squeeze(-1).tolist() == [0, 3, 4, 5, 6, 7]
+    unpadded = unpad(padded, layout)
+    assert torch.equal(unpadded, x)
+    (back,) = torch.autograd.grad((unpadded.squeeze(-1) * torch.arange(6.0)).sum(), padded)
+    assert back.squeeze(-1).tolist() == [[0, 0, 0], [1, 2, 3], [4, 5, 0], [0, 0, 0]]
 
 
 @pytest.mark.gpu

@@ -94,6 +94,16 @@ def test_the_report_is_of_all_tables_of_the_preset(checkout):
         assert (checkout / "workflow" / "report" / f"{caption}.rst").is_file()
 
 
+def test_other_tables_ask_for_nothing_again(checkout):
+    plans = [
+        {run.id for run in Configuration(ROOT / "config").plan(t, "laptop").runs()} for t in ("table7", "unpublished")
+    ]
+    target = f"results/laptop/runs/{min(plans[0] & plans[1])}/run.yaml"
+    assert snakemake(checkout, "--cores", "1", target, "--config", "tables=table7").returncode == 0
+    again = snakemake(checkout, "--dry-run", target, "--config", "tables=unpublished", "seeds=2020")
+    assert "Nothing to be done" in again.stdout, again.stdout + again.stderr
+
+
 def test_other_seeds_are_other_runs(checkout):
     done = snakemake(checkout, "--dry-run", "table7", "--config", "seeds=7,8")
     assert done.returncode == 0, done.stderr

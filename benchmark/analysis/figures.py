@@ -2,8 +2,8 @@
 
 Series differ in colour, marker and dash. Six colours that people with any kind of colour vision tell apart, also where
 they are simulated (Machado et al., 2009), each with a contrast of at least 3 to 1 against the background; after six
-series the dashes change. A page shows the same figure in its own colours (style sheet variables), so that it is
-readable in dark mode too.
+series dashes and the markers' filling change. A page shows the same figure in its own colours (style sheet variables),
+so that it is readable in dark mode too.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ COLOURS = ("#0072b2", "#d55e00", "#00523c", "#d0609f", "#6e4a00", "#20208c")  # 
 INK_DARK, FAINT_DARK, PAPER_DARK = "#e8eaed", "#3d434c", "#17191e"
 COLOURS_DARK = ("#56b4e9", "#f0803c", "#3fe08a", "#ecd6f5", "#ffc233", "#8079e6")  # the same series, on PAPER_DARK
 _MARKERS = ("o", "s", "^", "D", "v", "P")
+_FILLS = ("full", "none", "left", "top")
 _DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
 
 _STYLE: dict[Any, Any] = {
@@ -80,20 +81,27 @@ def draw(
 
 
 def series(number: int) -> dict[str, Any]:
-    """Colour, marker and line style of the number-th series, for Axes.plot; the first 24 all differ."""
-    kind = number % len(COLOURS)
-    dash = (kind + number // len(COLOURS)) % len(_DASHES)
-    return {"color": COLOURS[kind], "marker": _MARKERS[kind], "linestyle": _DASHES[dash]}
+    """How Axes.plot shows the number-th series; the first 24 all differ, by their marks as well as by their lines."""
+    turn, kind = divmod(number, len(COLOURS))
+    dash = (kind + turn) % len(_DASHES)
+    mark = {"marker": _MARKERS[kind], "fillstyle": _FILLS[turn % len(_FILLS)], "markerfacecoloralt": "none"}
+    return {"color": COLOURS[kind], "linestyle": _DASHES[dash], **mark}
 
 
 def write_figure(drawing: Drawing, folder: Path) -> tuple[Path, Path]:
     """Write folder/<name>.png and .svg, atomically; the same figure gives the same bytes. Returns the two paths."""
-    png, svg = folder / f"{drawing.name}.png", folder / f"{drawing.name}.svg"
+    png = folder / f"{drawing.name}.png"
     said = {"Title": drawing.title, "Description": drawing.description, "Software": None}
     with matplotlib.rc_context(_STYLE):
         write_atomically(png, lambda path: drawing.figure.savefig(path, format="png", metadata=said))
-    write_text(svg, '<?xml version="1.0" encoding="UTF-8"?>\n' + _svg(drawing))
-    return png, svg
+    return png, write_svg(drawing, folder)
+
+
+def write_svg(drawing: Drawing, folder: Path) -> Path:
+    """Write folder/<name>.svg alone: text, whose changes git shows."""
+    path = folder / f"{drawing.name}.svg"
+    write_text(path, '<?xml version="1.0" encoding="UTF-8"?>\n' + _svg(drawing))
+    return path
 
 
 def inline_svg(drawing: Drawing) -> str:

@@ -69,7 +69,7 @@ def cost(table: ReportTable, block: BlockResult, name: str) -> tuple[View, Chart
 
     def plot(axes: list[Axes]) -> None:
         for label, (hours, values) in points.items():
-            own = {"color": style[label]["color"], "marker": style[label]["marker"], "linestyle": "none"}
+            own = {**style[label], "linestyle": "none"}
             axes[0].plot([scale * hour for hour in hours], values, label=label, markersize=7, **own)
         axes[0].set(xlabel=f"{unit.capitalize()} of training, a run", ylabel=f"{full_title(metric)} (%)")
         axes[0].margins(0.12)

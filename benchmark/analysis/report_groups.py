@@ -94,7 +94,7 @@ def breakdown(table: ReportTable, block: BlockResult, name: str, kind: Kind) -> 
                 number = list(ranks).index(label)
                 shift = 0.6 * (number / max(len(ranks) - 1, 1) - 0.5)
                 place = np.asarray(np.arange(len(groups)) + shift, np.float64)
-                own = {"color": style[label]["color"], "marker": style[label]["marker"], "linestyle": "none"}
+                own = {**style[label], "linestyle": "none"}
                 marks_with_intervals(axis, place, value, low, high, label, own)
             axis.set_xticks(range(len(groups)), [group.label for group in groups])
             axis.grid(axis="x", visible=False)

@@ -20,11 +20,14 @@ def table(
     """Compute a table from the ranks of its runs, write it as CSV, Markdown, LaTeX and HTML, and print it."""
     from benchmark.analysis.click_tables import is_click_table, make_click_table
     from benchmark.analysis.tables import make_table
+    from benchmark.analysis.validation import write_validation
 
     log_to(None, name)
     plan = configuration(overrides).plan(name, preset, parse_seeds(seeds))
     make = make_click_table if is_click_table(plan.file.metrics) else make_table
     print(make(plan, results / preset))
+    if plan.file.chosen_from:
+        print(write_validation(plan, results / preset))
 
 
 def breakdown(

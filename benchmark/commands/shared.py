@@ -37,7 +37,7 @@ def log_to(path: Path | None, label: str) -> None:
     it goes; the others tell only what goes wrong with them."""
     root, process = logging.getLogger("benchmark"), int(os.environ.get("RANK", 0))
     root.setLevel(logging.WARNING if process else logging.INFO)
-    screen = logging.StreamHandler(sys.stderr)
+    screen, label = logging.StreamHandler(sys.stderr), label.replace("%", "%%")  # it stands in a format
     screen.setFormatter(logging.Formatter(f"[{label}{f', process {process}' if process else ''}] %(message)s"))
     root.handlers = [screen]
     if path is not None and not process:

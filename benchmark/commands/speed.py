@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,40 +12,64 @@ import typer
 
 from benchmark.commands.shared import allocate_in_segments, log_to
 from benchmark.errors import UserError
+from benchmark.launch import Layout, enter
 
 
 def speed(
     method: Annotated[str, typer.Option(help="a method of config/speed.yaml, such as hllm-1b")],
     shape: Annotated[str, typer.Option(help="a shape of config/speed.yaml, such as books")],
-    parts: Annotated[str, typer.Option(help="what to measure, of train, encode and rank")] = "train,encode,rank",
+    parts: Annotated[
+        str, typer.Option(help="what to measure, of train, encode, rank and losses: whether engines agree")
+    ] = "train,encode,rank",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     compile: Annotated[str, typer.Option(help="auto (on CUDA), on or off")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto (the method's), fp32 or bf16")] = "auto",
     item_chunk: Annotated[int | None, typer.Option(help="items embedded at once; by default what fits")] = None,
     warmup: Annotated[int, typer.Option(help="steps that are not timed")] = 5,
     steps: Annotated[int, typer.Option(help="steps that are")] = 20,
+    pieces: Annotated[int | None, typer.Option(help="of items encoded, of users ranked; by default as steps")] = None,
     threads: Annotated[int, typer.Option(help="of a processor")] = 1,
+    processes: Annotated[int, typer.Option(help="that share the work, each with a GPU of its own")] = 1,
+    engines: Annotated[
+        str, typer.Option(help="one after the other, of auto, single, ddp, zero1, zero2 and zero3")
+    ] = "auto",
+    offload: Annotated[str, typer.Option(help="what zero engines keep on the host: none, optimizer or all")] = "none",
     out: Annotated[Path | None, typer.Option(help="a CSV file to append the figures to")] = None,
 ) -> None:
     """Measure training, encoding and ranking at a published shape with synthetic data, and print JSON."""
+    if processes > 1:
+        enter(Layout(1, processes, "cpu" if device == "cpu" else "auto"), sys.argv[1:])
     allocate_in_segments()
     import torch
 
+    from benchmark.experiments.run import ENGINES, OFFLOADS
+    from benchmark.processes import joined, local_rank
     from benchmark.provenance import provenance
-    from benchmark.speed import PARTS, append_rows, load_case, measure
+    from benchmark.speed import PARTS, append_rows, load_case
+    from benchmark.speed_processes import LOSSES, measure_engines
 
     log_to(None, f"{method} {shape}")
     chosen = tuple(parts.split(","))
-    if unknown := [part for part in chosen if part not in PARTS]:
-        raise UserError(f"--parts has no {unknown[0]!r}; it has: {', '.join(PARTS)}")
+    known = ("--parts", chosen, (*PARTS, LOSSES)), ("--engines", engines.split(","), ENGINES)
+    for option, given, allowed in (*known, ("--offload", [offload], OFFLOADS)):
+        if unknown := [name for name in given if name not in allowed]:
+            raise UserError(f"{option} has no {unknown[0]!r}; it has: {', '.join(allowed)}")
     if device not in ("auto", "cpu", "cuda") or compile not in ("auto", "on", "off"):
         raise UserError("--device is auto, cpu or cuda, and --compile auto, on or off")
+    if precision not in ("auto", "fp32", "bf16"):
+        raise UserError("--precision is auto, fp32 or bf16")
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: there is no CUDA device here")
     torch.set_num_threads(threads)
-    runs_on = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    runs_on = torch.device("cpu")
+    if device != "cpu" and torch.cuda.is_available():
+        runs_on = torch.device("cuda", local_rank())
+        torch.cuda.set_device(runs_on)
     compiled = compile == "on" or (compile == "auto" and runs_on.type == "cuda")
     case = load_case(Path("config/speed.yaml"), method, shape, device=runs_on, compiled=compiled, item_chunk=item_chunk)
-    rows = measure(case, chosen, warmup=warmup, steps=steps)
+    if precision != "auto":
+        case = replace(case, method=case.method.model_copy(update={"precision": precision}))
+    case = replace(case, offload=offload)  # type: ignore[arg-type]  # just checked
     origin = provenance(runs_on)
     conditions = {
         "precision": case.method.precision,
@@ -55,7 +81,11 @@ def speed(
         "transformers": origin["packages"].get("transformers"),
         "git_revision": origin["git_revision"],
     }
-    for row in rows:
-        print(json.dumps(row | conditions))
-    if out is not None:
-        append_rows(out, [row | conditions for row in rows])
+    with joined() as job:
+        for row in measure_engines(
+            case, engines.split(","), chosen, job, warmup=warmup, steps=steps, pieces=pieces,  # type: ignore[arg-type]
+        ):  # fmt: skip
+            if job.first:
+                print(json.dumps(row | conditions), flush=True)
+                if out is not None:
+                    append_rows(out, [row | conditions])

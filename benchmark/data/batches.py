@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmark.data import randomness
 from benchmark.data.dataset import Dataset
 from benchmark.data.randomness import Stream
-from benchmark.recommender import PackedSequences
+from benchmark.recommender import PackedSequences, sent
 
 Int64 = np.ndarray[tuple[int], np.dtype[np.int64]]
 
@@ -50,7 +50,8 @@ class TrainingBatch:
 
     sequences: t input events of the windows; targets: (t,) each event's next item; negatives: (n,) shared by all
     positions of the global batch, or (t, n) a position. whole: totals of the global batch that this is a part of; None
-    where it is the whole. labels: where clicks are predicted.
+    where it is the whole. labels: where clicks are predicted. weights: (t,) float32, the positions' shares of the mean
+    over the global batch's positions, where they are not all alike because some are padding; see `shares`.
     """
 
     sequences: PackedSequences
@@ -58,6 +59,7 @@ class TrainingBatch:
     negatives: Tensor
     whole: BatchTotals | None = None
     labels: BatchLabels | None = None
+    weights: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -66,6 +68,13 @@ class TrainingBatch:
     def totals(self) -> BatchTotals:
         """Of the global batch, whichever part of it this is."""
         return self.whole or BatchTotals(len(self.sequences), len(self.targets))
+
+    @property
+    def shares(self) -> Tensor:
+        """(t,) float32: what each position counts in the mean over the positions of the global batch."""
+        if self.weights is not None:
+            return self.weights
+        return torch.full((len(self.targets),), 1 / self.totals.positions, device=self.targets.device)
 
     def part(self, first: int, last: int) -> TrainingBatch:
         """Windows first up to, not including, last, of which there is at least one."""
@@ -155,6 +164,7 @@ class TrainingBatches:
     order: "shuffled" puts every user's training items in one random order before they are cut into windows, the control
     that tells whether a method uses order.
     click_cases: targets a window whose labels a step predicts, drawn anew in every step; 0 where labels play no part.
+    compiled: let torch.compile make the kernel that draws negatives.
     """
 
     def __init__(
@@ -169,6 +179,7 @@ class TrainingBatches:
         user_share: float = 1.0,
         order: Literal["chronological", "shuffled"] = "chronological",
         click_cases: int = 0,
+        compiled: bool = False,
     ) -> None:
         lengths = np.asarray(dataset.split[:, 0], dtype=np.int64)
         lengths = np.where(sampled_users(len(lengths), user_share), lengths, 0)  # no events, no windows
@@ -183,7 +194,7 @@ class TrainingBatches:
                 labels[rows] = labels[shuffled]
                 dataset = replace(dataset, labels=labels)
         self.dataset, self.negatives, self.seed, self.global_batch = dataset, negatives, seed, global_batch
-        self.sequence_length, self.click_cases = sequence_length, click_cases
+        self.sequence_length, self.click_cases, self.compiled = sequence_length, click_cases, compiled
         self.starts, self.lengths = training_windows(
             lengths, np.asarray(dataset.offsets[:-1]), sequence_length, windows
         )
@@ -207,7 +218,7 @@ class TrainingBatches:
         starts, lengths = self.starts[chosen], self.lengths[chosen] - 1
         sequences = packed(self.dataset, starts, lengths)
         targets = torch.from_numpy(self.dataset.items[flat_ranges(starts + 1, lengths)].astype(np.int64))
-        sequences, targets = sequences.to(device), targets.to(device, non_blocking=True)
+        sequences, targets = sequences.to(device), sent(targets, device)
         labels = self._labels(step, starts, lengths, sequences) if self.click_cases else None
         if self.negatives.sharing == "in_batch":
             return TrainingBatch(sequences, targets, targets[sequences.last], labels=labels)
@@ -234,4 +245,4 @@ class TrainingBatches:
             place = sequences.segments * self.sequence_length + sequences.positions  # in the global batch
             each = place[:, None] * count + each
         key = randomness.key(self.seed, Stream.NEGATIVES, step)
-        return randomness.integers(key, each, self.dataset.item_count)
+        return randomness.integers(key, each, self.dataset.item_count, self.compiled)

@@ -7,7 +7,9 @@ Lea and Flood, OOPSLA 2014) in wrapping 64-bit integers, which give the same bit
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import IntEnum
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -57,11 +59,22 @@ def hashes(key: int, positions: Tensor) -> Tensor:
     return _mix(positions * _signed(_GOLDEN) + key)
 
 
-def integers(key: int, positions: Tensor, bound: int) -> Tensor:
-    """Uniform integers in [0, bound) for int64 positions; bound < 2^23. The bias is below bound / 2^40."""
+def integers(key: int, positions: Tensor, bound: int, compiled: bool = False) -> Tensor:
+    """Uniform integers in [0, bound) for int64 positions; bound < 2^23. The bias is below bound / 2^40. compiled: let
+    torch.compile make one kernel of it, which gives the same numbers."""
     if not 0 < bound < 1 << 23:
         raise ValueError(f"bound {bound} is not between 1 and {(1 << 23) - 1}")
-    return (_shift(hashes(key, positions), 64 - _BITS) * bound) >> _BITS
+    draw = _compiled_draw() if compiled else _draw
+    return draw(torch.tensor(key), positions, bound)
+
+
+def _draw(key: Tensor, positions: Tensor, bound: int) -> Tensor:
+    return (_shift(_mix(positions * _signed(_GOLDEN) + key), 64 - _BITS) * bound) >> _BITS
+
+
+@cache
+def _compiled_draw() -> Callable[[Tensor, Tensor, int], Tensor]:
+    return torch.compile(_draw, dynamic=True)
 
 
 def permutation(key: int, n: int) -> Tensor:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from benchmark.errors import UserError
+from benchmark.evaluation.checked_parquet import read_checked
 from benchmark.evaluation.metrics import Float64, Int64
 from benchmark.files import write_atomically
 
@@ -117,20 +118,7 @@ def write_clicks(path: Path, columns: dict[str, Any]) -> None:
 def read_clicks(path: Path) -> ClickTable:
     """Read and check clicks.parquet; a file that cannot be one is a UserError that names what is wrong with it."""
     again = "run the click step of this run again to write it"
-    try:
-        table = pq.ParquetFile(path).read()
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist; {again}") from error
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path} is no complete Parquet file; delete it and {again}") from error
-    for name, kind in CLICKS_SCHEMA.items():
-        if name not in table.column_names:
-            raise UserError(f"{path}: column {name} is missing; it has {', '.join(table.column_names)}; {again}")
-        if str(table.schema.field(name).type).removeprefix("large_") != kind:
-            found = table.schema.field(name).type
-            raise UserError(f"{path}: column {name} has type {found} where {kind} was expected; {again}")
-        if table[name].null_count:
-            raise UserError(f"{path}: column {name} has {table[name].null_count} empty entries; {again}")
+    table = read_checked(path, CLICKS_SCHEMA, again)
     label, logit = table["label"].to_numpy(), table["logit"].to_numpy().astype(np.float64)
     wrong = np.flatnonzero(~(np.isin(label, (0, 1)) & np.isfinite(logit)))
     if len(wrong):

@@ -22,10 +22,10 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from benchmark.errors import UserError
+from benchmark.evaluation.checked_parquet import read_checked
 from benchmark.files import write_text
 
 Float64 = NDArray[np.float64]
@@ -132,20 +132,7 @@ class RankTable:
 def read_ranks(path: Path) -> RankTable:
     """Read and check ranks.parquet; a file that cannot be one is a UserError that names what is wrong with it."""
     again = "rank the run again to write it"
-    try:
-        table = pq.ParquetFile(path).read()
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist; {again}") from error
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path} is no complete Parquet file; delete it and {again}") from error
-    for name, kind in RANKS_SCHEMA.items():
-        if name not in table.column_names:
-            raise UserError(f"{path}: column {name} is missing; it has {', '.join(table.column_names)}; {again}")
-        if str(table.schema.field(name).type).removeprefix("large_") != kind:
-            found = table.schema.field(name).type
-            raise UserError(f"{path}: column {name} has type {found} where {kind} was expected; {again}")
-        if table[name].null_count:
-            raise UserError(f"{path}: column {name} has {table[name].null_count} empty entries; {again}")
+    table = read_checked(path, RANKS_SCHEMA, again)
     if table.num_rows == 0:
         raise UserError(f"{path} has no row; {again}")
     rank = table["rank"].to_numpy()

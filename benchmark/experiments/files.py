@@ -86,11 +86,16 @@ class Block(Settings):
 
 
 class TableFile(Settings):
-    """config/tables/<table>.yaml: the blocks of a table on each preset."""
+    """config/tables/<table>.yaml: the blocks of a table on each preset.
+
+    published: a file of published numbers. chosen_from: settings are chosen from its rows, so that a page tells what
+    each reached on validation.
+    """
 
     title: str
     metrics: list[str] = Field(min_length=1)
     published: str | None = None
+    chosen_from: bool = False
     presets: dict[str, list[Block]]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import Field, model_validator
@@ -112,12 +112,18 @@ class EvaluationSettings(Settings):
     scores: Literal["fp32", "bf16"] = "fp32"
 
 
+EngineName = Literal["auto", "single", "ddp", "zero1", "zero2", "zero3"]
+Offload = Literal["none", "optimizer", "all"]
+ENGINES, OFFLOADS = get_args(EngineName), get_args(Offload)
+
+
 class ExecutionSettings(Settings):
     """How a run is executed; its result does not depend on it (up to rounding).
 
     nodes: hosts. processes: on each of them, each with a GPU of its own unless device is cpu. threads: of each process.
-    engine: "ddp" keeps the model whole in every process and sums the gradients; "single" is for one process; "auto"
-    takes either.
+    engine: "ddp" keeps the model whole in every process and sums the gradients; "zero1" spreads the optimizer's states
+    over the processes, "zero2" the reduced gradients as well, "zero3" the weights too (DeepSpeed); "single" is for one
+    process; "auto" takes the first that fits the memory. offload: what zero engines keep in the host's memory.
     item_chunk: most items embedded at once; null leaves it to the memory of a CUDA device. history_chunk: most
     sequences that the model reads at once. compile: have torch.compile make the kernels; "auto" does on CUDA.
     checkpoint_minutes: between two states that a stopped training continues from; each epoch ends with one as well.
@@ -128,7 +134,8 @@ class ExecutionSettings(Settings):
     nodes: int = Field(1, gt=0)
     processes: int = Field(1, gt=0)
     threads: int = Field(1, gt=0)
-    engine: Literal["auto", "single", "ddp"] = "auto"
+    engine: EngineName = "auto"
+    offload: Offload = "none"
     item_chunk: int | None = Field(None, gt=0)
     history_chunk: int | None = Field(None, gt=0)
     compile: Literal["auto", "on", "off"] = "auto"

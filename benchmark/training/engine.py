@@ -24,12 +24,14 @@ from benchmark.recommender import PackedSequences, SequentialRecommender
 from benchmark.training.item_embedding import ItemEmbedder
 from benchmark.training.objectives import Objective, StepItems
 from benchmark.training.precision import Precision, compile_layers
+from benchmark.training.recorded import RecordedHistories
 from benchmark.training.state import MOMENTS, Fragment, StoredState, learned_parameters
 
 log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 Chunked = Literal["items", "histories"]
+Parts = list[tuple[TrainingBatch, float]]  # of a process's windows, and what each counts
 
 _ROWS_OF_SPREAD = 8192  # most items whose spread is looked at
 
@@ -64,7 +66,8 @@ class Engine:
     optimizer: AdamW or another one over the parameters of both. processes: those of the job. item_chunk: most items
     embedded at once; see `ItemEmbedder`. history_chunk: most sequences through `embed_histories` at once. When the
     GPU's memory does not suffice, they are halved and the step is repeated. compiled: let torch.compile make the
-    kernels of the model's heavy layers and of the objective.
+    kernels of the model's heavy layers and of the objective. sequence_length: events of the longest history that a
+    batch may hold; where it is given, and compiled, CUDA runs the histories as a graph: see `RecordedHistories`.
 
     torch's DistributedDataParallel is not used: a step has several backward passes (the histories' chunks, then the
     items'), of which not all reach every parameter, and it expects one forward and backward pass through its wrapper.
@@ -82,6 +85,7 @@ class Engine:
         history_chunk: int | None = None,
         processes: Processes | None = None,
         compiled: bool = False,
+        sequence_length: int | None = None,
     ) -> None:
         self.model, self.objective = model, objective
         self.optimizer = optimizer
@@ -95,6 +99,12 @@ class Engine:
         if compiled:
             compile_layers(model)
         self.items = ItemEmbedder(model, device, self.precision, item_chunk)
+        self.recorded: RecordedHistories | None = None
+        recomputes = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+        if compiled and device.type == "cuda" and sequence_length and objective.static and not recomputes:
+            self.recorded = RecordedHistories(
+                self._loss, objective, self.parameters(), self.precision, sequence_length, device
+            )
 
     def parameters(self) -> Iterator[nn.Parameter]:
         yield from self.model.parameters()
@@ -162,7 +172,10 @@ class Engine:
     def _gradients(self, batch: TrainingBatch) -> StepFigures:
         self._zero_gradients()
         self.objective.before_step()
+        parts = list(self._parts(batch))
         ids, whole = self.items.distinct(self.objective.items(batch))
+        if self.recorded:
+            self._together("histories", lambda: self._record(parts, whole))
         shared = self.processes.count > 1 and self.model.item_table() is None  # rows of a table cost nothing to embed
         own, rows = self._deal(ids) if shared else (ids, ids)
         self._own_items = len(own)
@@ -173,12 +186,12 @@ class Engine:
         if shared:
             vectors = self.processes.gather_rows(vectors)[rows]
         items = StepItems(ids, vectors.requires_grad_(), whole)
-        sums = self._together("histories", lambda: self._losses(batch, items))
+        sums = self._together("histories", lambda: self._losses(parts, items))
         if (gradient := items.vectors.grad) is not None:
             if shared:
                 everyones = gradient.new_zeros(len(own) * self.processes.count, gradient.shape[1])
                 gradient = self.processes.sum_own_rows(everyones.index_copy_(0, rows, gradient))
-            gradient = gradient.to(embedded.dtype)
+            gradient = gradient.to_dense().to(embedded.dtype)
             self._together("items", lambda: self._item_gradients(embedded, gradient))
         totals = torch.stack(list(sums.values()))
         self.processes.sum_in_place([totals])
@@ -199,15 +212,26 @@ class Engine:
         rows = torch.empty_like(order).scatter_(0, order, turn % count * share + turn // count)
         return ids[dealt[self.processes.rank :: count]], rows
 
-    def _losses(self, batch: TrainingBatch, items: StepItems) -> dict[str, Tensor]:
+    def _record(self, parts: Parts, whole: bool) -> None:
+        if self.recorded and _is_whole(parts):
+            more = self.recorded.prepare(parts[0][0], whole)
+            if self.items.memory is not None:
+                self.items.memory.rest += more
+
+    def _losses(self, parts: Parts, items: StepItems) -> dict[str, Tensor]:
         """Add the gradients of this process's windows to the parameters and items; returns the sums of its shares."""
+        if self.recorded and _is_whole(parts):
+            return self.recorded.losses(parts[0][0], items)
         sums: dict[str, Tensor] = {}
-        for part, weight in self._parts(batch):
-            output = self.objective.loss(self, part, items)
-            (output.loss * weight).backward()
-            for name, share in {"loss": output.loss, **output.figures}.items():
-                sums[name] = sums.get(name, 0) + share.detach() * weight
+        for part, weight in parts:
+            for name, share in self._loss(part, items, weight).items():
+                sums[name] = sums.get(name, 0) + share
         return sums
+
+    def _loss(self, part: TrainingBatch, items: StepItems, weight: float = 1.0) -> dict[str, Tensor]:
+        output = self.objective.loss(self, part, items)
+        (output.loss * weight).backward()
+        return {name: x.detach() * weight for name, x in {"loss": output.loss, **output.figures}.items()}
 
     def _parts(self, batch: TrainingBatch) -> Iterator[tuple[TrainingBatch, float]]:
         """This process's windows in chunks, each with weight 1. A process that has fewer runs the first window with
@@ -222,7 +246,9 @@ class Engine:
                 yield batch.part(0, 1), 0.0
 
     def _item_gradients(self, embedded: Tensor, gradient: Tensor) -> None:
-        if embedded.requires_grad:
+        if embedded.is_leaf and embedded.requires_grad and embedded.grad is None:
+            embedded.grad = gradient  # which backward would copy
+        elif embedded.requires_grad:
             embedded.backward(gradient)
         self.items.backward()
 
@@ -290,6 +316,10 @@ class Engine:
         return found
 
 
+def _is_whole(parts: Parts) -> bool:
+    return len(parts) == 1 and parts[0][1] == 1
+
+
 @torch.no_grad()
 def mean_cosine(vectors: Tensor) -> Tensor:
     """(u, d) -> (): the mean cosine of two different rows; 0 where there is one row alone. Of many, every k-th row is
@@ -302,11 +332,15 @@ def mean_cosine(vectors: Tensor) -> Tensor:
 
 def sum_gradients(processes: Processes, parameters: list[nn.Parameter]) -> None:
     """Sum each parameter's gradient over the processes; one that no process has a gradient for keeps none."""
-    if processes.count == 1:
-        return
-    found = processes.most([int(p.grad is not None) for p in parameters])
+    if processes.count > 1:
+        processes.sum_in_place(used_gradients(processes, parameters))
+
+
+def used_gradients(processes: Processes, parameters: list[nn.Parameter]) -> list[Tensor]:
+    """The gradients of the parameters that any process has one for; zeros where this one has none."""
+    found = processes.most([int(p.grad is not None) for p in parameters]) if parameters else []
     used = [p for p, some in zip(parameters, found, strict=True) if some]
     for parameter in used:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-    processes.sum_in_place([p.grad for p in used if p.grad is not None])
+    return [p.grad for p in used if p.grad is not None]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from benchmark.recommender import SequentialRecommender, item_chunks
+from benchmark.recommender import SequentialRecommender, item_chunks, sent
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ class ItemEmbedder:
                 part = self.model.embed_items(chunk.items)
             returns.append(part if chunk.keep else state)
             parts.append(part.detach())
-        order = self._sent(torch.cat([chunk.place for chunk in chunks]).argsort())
+        order = sent(torch.cat([chunk.place for chunk in chunks]).argsort(), self.device)
         embedded = torch.cat(parts)[order]
         if self._learns:
             self._pending = (embedded.requires_grad_(), chunks, returns)
@@ -171,7 +171,7 @@ class ItemEmbedder:
             chunk, kept = chunks[number], returns[number]
             returns[number] = after  # lets go of the graph
             part = kept if isinstance(kept, Tensor) else self._again(chunk, kept)
-            part.backward(embedded.grad[self._sent(chunk.place)].to(part.dtype))
+            part.backward(embedded.grad[sent(chunk.place, self.device)].to(part.dtype))
             del part, kept
         after.restore()
 
@@ -223,12 +223,6 @@ class ItemEmbedder:
             places = item_chunks(sizes[chosen], count) if count else []
             chunks += [self._chunk(items, chosen[place], sizes, keep) for place in places]
         return chunks
-
-    def _sent(self, place: Tensor) -> Tensor:
-        """Positions on the device; through pinned memory, or the host would wait for all work before."""
-        if self.device.type == "cuda":
-            place = place.pin_memory()
-        return place.to(self.device, non_blocking=True)
 
     def _chunk(self, items: Tensor, place: Tensor, sizes: Tensor, keep: bool) -> _Chunk:
         chosen = items.cpu()[place] if self.memory else items[place.to(items.device)]

@@ -41,8 +41,9 @@ class StepItems:
         return items if self.whole else torch.searchsorted(self.ids, items)
 
     def of(self, items: Tensor) -> Tensor:
-        """(n,) catalogue indices -> (n, d) their embeddings."""
-        return self.vectors[self.rows(items)]
+        """(n,) catalogue indices -> (n, d) their embeddings. The gradient of a whole catalogue is sparse: torch adds it
+        to the dense one of the loss in place."""
+        return F.embedding(self.rows(items), self.vectors, sparse=self.whole)
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,13 @@ class Objective(nn.Module, ABC):
     (processes, history chunks), and adds up the losses of the parts. So that the parts' losses sum to the loss of the
     global batch, a mean divides by `batch.totals`, not by the part's own count.
 
-    compiled: set by the engine, whether torch.compile may make kernels.
+    compiled: set by the engine, whether torch.compile may make kernels. static: for batches of one shape the loss runs
+    the same kernels on the same parameters, whatever the batch holds, and of what is known of the global batch it reads
+    `batch.shares` and `batch.totals.windows` alone; then it may be recorded, see `RecordedHistories`.
     """
 
     compiled = False
+    static = False
 
     @abstractmethod
     def items(self, batch: TrainingBatch) -> Tensor:
@@ -105,6 +109,8 @@ class InfoNCE(Objective):
     released code computes it in bfloat16.
     """
 
+    static = True
+
     def __init__(
         self,
         temperature: Temperature,
@@ -130,21 +136,23 @@ class InfoNCE(Objective):
         return torch.cat([batch.sequences.items, batch.targets, batch.negatives.flatten()])
 
     def loss(self, model: RunningModel, batch: TrainingBatch, items: StepItems) -> ObjectiveOutput:
+        table = model.comparable(items.vectors)  # first: a gradient that comes after a sparse one takes it up in place
         predicted = model.embed_histories(batch.sequences, items.of(batch.sequences.items))
-        mean: ObjectiveOutput = self(
+        output: ObjectiveOutput = self(
             model.comparable(predicted),
-            model.comparable(items.vectors),
+            table,
             items.rows(batch.targets),
             items.rows(batch.negatives),
             items.ids,
+            batch.shares,
         )
-        share = len(batch.targets) / batch.totals.positions
-        return ObjectiveOutput(mean.loss * share, {name: value * share for name, value in mean.figures.items()})
+        return output
 
     def forward(
-        self, predicted: Tensor, table: Tensor, positives: Tensor, negatives: Tensor, ids: Tensor
+        self, predicted: Tensor, table: Tensor, positives: Tensor, negatives: Tensor, ids: Tensor, shares: Tensor
     ) -> ObjectiveOutput:
-        """The mean loss of t positions, and surviving_negatives, the mean number of negatives that no rule masks.
+        """The sum of the t positions' losses times shares: (t,), and likewise surviving_negatives, the number of
+        negatives that no rule masks.
 
         Embeddings must be comparable already: their dot products are the scores.
 
@@ -159,7 +167,8 @@ class InfoNCE(Objective):
         else:
             own, rest, masked = self._per_position(predicted, table, positives, negatives, ids)
         loss = compiled(_cross_entropy) if self.compiled else _cross_entropy
-        return ObjectiveOutput(loss(own, rest, masked, scale), {"surviving_negatives": (~masked).sum(1).float().mean()})
+        surviving = ((~masked).sum(1) * shares).sum()
+        return ObjectiveOutput(loss(own, rest, masked, scale, shares), {"surviving_negatives": surviving})
 
     def _shared(
         self, predicted: Tensor, positive: Tensor, table: Tensor, positives: Tensor, negatives: Tensor, ids: Tensor
@@ -178,7 +187,7 @@ class InfoNCE(Objective):
     ) -> tuple[Tensor, Tensor, Tensor]:
         candidates = torch.cat([positives[:, None], negatives], dim=1)
         masked = torch.zeros_like(negatives, dtype=torch.bool)
-        if self.compiled and not _few_rows(table, candidates):
+        if self.compiled and table.is_cuda and not _few_rows(table, candidates):
             scores, similar = _ScoresOfOwn.apply(predicted, table[positives].detach(), table, candidates)
             similar = similar[:, 1:]
         else:
@@ -211,7 +220,7 @@ def _scores_of_own(vectors: Tensor, table: Tensor, chosen: Tensor) -> Tensor:
 
 
 class _ScoresOfOwn(torch.autograd.Function):
-    """`_scores_of_own` of vectors, and without gradient of others, whose compiled kernels never write the (t, n, d)
+    """`_scores_of_own` of vectors, and without gradient of others, on CUDA, by kernels that never write the (t, n, d)
     chosen vectors to memory, neither forward nor, as the ordinary gradient would, backward."""
 
     @staticmethod
@@ -223,8 +232,10 @@ class _ScoresOfOwn(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, Tensor, None]:
+        from benchmark.training.candidates import candidate_gradients  # Triton is there with CUDA alone
+
         vectors, table, chosen = ctx.saved_tensors
-        to_vectors, to_table = compiled(_gathered_products_gradient)(gradients[0].contiguous(), vectors, table, chosen)
+        to_vectors, to_table = candidate_gradients(gradients[0], vectors, table, chosen)
         return to_vectors, None, to_table, None
 
 
@@ -233,18 +244,10 @@ def _gathered_products(vectors: Tensor, others: Tensor, table: Tensor, chosen: T
     return (vectors[:, None, :] * rows).sum(-1), (others[:, None, :] * rows).sum(-1)
 
 
-def _gathered_products_gradient(
-    gradient: Tensor, vectors: Tensor, table: Tensor, chosen: Tensor
-) -> tuple[Tensor, Tensor]:
-    to_vectors = (gradient[:, :, None] * table[chosen]).sum(1)
-    to_table = torch.zeros_like(table).index_put((chosen,), gradient[:, :, None] * vectors[:, None, :], accumulate=True)
-    return to_vectors, to_table
-
-
-def _cross_entropy(own: Tensor, rest: Tensor, masked: Tensor, scale: Tensor) -> Tensor:
-    """own: (t, 1) scores of the positives, rest: (t, n) of the negatives -> () the mean loss."""
+def _cross_entropy(own: Tensor, rest: Tensor, masked: Tensor, scale: Tensor, shares: Tensor) -> Tensor:
+    """own: (t, 1) scores of the positives, rest: (t, n) of the negatives, shares: (t,) -> () the weighted loss."""
     own, rest = own * scale, (rest * scale).masked_fill(masked, torch.finfo(rest.dtype).min)
-    return (torch.cat([own, rest], dim=1).logsumexp(1) - own.squeeze(1)).mean()
+    return ((torch.cat([own, rest], dim=1).logsumexp(1) - own.squeeze(1)) * shares).sum()
 
 
 def objective_for(training: TrainingSettings) -> Objective:

@@ -19,6 +19,8 @@ class OneNegative(Objective):
     as in that code.
     """
 
+    static = True
+
     def __init__(self, kind: Literal["bce", "bpr"]) -> None:
         super().__init__()
         self.kind = kind
@@ -35,4 +37,4 @@ class OneNegative(Objective):
             (predicted * model.comparable(items.of(chosen))).sum(1) for chosen in (batch.targets, batch.negatives[:, 0])
         )
         lost = F.softplus(negative - positive) if self.kind == "bpr" else F.softplus(-positive) + F.softplus(negative)
-        return ObjectiveOutput(lost.sum() / batch.totals.windows)
+        return ObjectiveOutput((lost * (batch.shares > 0)).sum() / batch.totals.windows)

@@ -107,14 +107,14 @@ class WorkingCopies:
 
 
 def compile_layers(model: SequentialRecommender, backend: str = "inductor") -> None:
-    """Have torch.compile make kernels for each heavy layer, at its first call and for any number of tokens."""
+    """Have torch.compile make kernels for each layer that says so, at its first call and for any number of tokens."""
     # Layers that are alike share their kernels; train and eval, two models and two precisions each have their own.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 32)
     # Keep for the backward pass what matrix products and attention gave, and compute again what lies between: of a
     # Llama layer a third less memory, hardly any more time.
     for reason in ("used_far_apart", "long_fusible_chains", "materialized_backward"):
         setattr(torch._functorch.config, f"ban_recompute_{reason}", False)
-    for layer in model.heavy_layers():
+    for layer in (*model.heavy_layers(), *model.light_layers()):
         layer.compile(dynamic=True, backend=backend)
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from benchmark.data import randomness
-from benchmark.data.batches import Negatives, TrainingBatches, packed, sampled_users
+from benchmark.data.batches import Negatives, TrainingBatch, TrainingBatches, packed, sampled_users
 from benchmark.data.dataset import Dataset
 from benchmark.data.randomness import Stream
 from benchmark.errors import StoppedError, UserError
@@ -76,19 +76,22 @@ class Trainer:
             user_share=settings.user_share,
             order=settings.order,
             click_cases=settings.click.cases_per_window if settings.click else 0,
+            compiled=run.execution.compiles(device.type),
         )
         if not len(self.batches.starts):
             raise UserError(f"data set {run.dataset} has no user with two training events, so nothing can be trained")
         self.total_steps = settings.epochs * self.batches.steps_per_epoch
         self.progress, self._last_log = Progress(), time.monotonic()
+        self._next: TrainingBatch | None = None
         self.states = States(folder, self.processes)
         with ExitStack() as files:
             stored = self._stored(files)
             if stored is not None:  # before the engine spreads the weights
                 take_learned(self.model, self.objective, stored)
             self.engine = make_engine(
-                self.model, self.objective, settings.optimizer, run.execution, device, self.processes
-            )
+                self.model, self.objective, settings.optimizer, run.execution, device, self.processes,
+                settings.sequence_length,
+            )  # fmt: skip
             if stored is not None:
                 self.engine.restore(stored)
 
@@ -156,9 +159,10 @@ class Trainer:
         self.engine.set_learning_rate(self._rate)
         turn = step * self.processes.count + self.processes.rank  # each process has dropout of its own
         self.model.train()
-        figures = self.engine.step(
-            self.batches.batch(step, self.device), seed=randomness.key(self.run.seed, Stream.DROPOUT, turn)
-        )
+        batch = self._next if self._next is not None else self.batches.batch(step, self.device)
+        figures = self.engine.step(batch, seed=randomness.key(self.run.seed, Stream.DROPOUT, turn))
+        # Drawn while the device works on this one.
+        self._next = self.batches.batch(step + 1, self.device) if step + 1 < self.total_steps else None
         names = ["loss", *figures.figures]
         values = torch.stack([figures.loss, *figures.figures.values()]).tolist()  # the one wait for the device
         found = dict(zip(names, values, strict=True))

@@ -52,6 +52,7 @@ def test_series_are_told_apart_with_any_colour_vision(colours, background):
 def test_the_first_24_series_all_differ_also_without_colour():
     styles = [series(number) for number in range(24)]
     assert len({(style["marker"], str(style["linestyle"])) for style in styles}) == 24
+    assert len({(style["marker"], style["fillstyle"]) for style in styles}) == 24  # where marks stand without lines
 
 
 def chart(name="chart"):

@@ -1,5 +1,6 @@
 """Counter-based randomness: a published reference sequence, uniformity, and what a number may depend on."""
 
+import pytest
 import torch
 from scipy import stats
 
@@ -37,6 +38,16 @@ def test_a_number_depends_on_its_own_position_only():
     key = randomness.key(7, Stream.NEGATIVES, 3)
     whole = randomness.integers(key, torch.arange(100), 1000)
     assert torch.equal(randomness.integers(key, torch.arange(40, 60), 1000), whole[40:60])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("stream", list(Stream))
+def test_a_compiled_kernel_draws_the_same_numbers(stream):
+    key, positions = randomness.key(2020, stream, 5), torch.arange(-1000, 100_000)
+    drawn = randomness.integers(key, positions, 686_624)
+    assert torch.equal(randomness.integers(key, positions.cuda(), 686_624, compiled=True).cpu(), drawn)
+    assert torch.equal(randomness.integers(key, positions.cuda(), 686_624).cpu(), drawn)
 
 
 def test_permutation_holds_every_number_once():

@@ -38,8 +38,9 @@ def loss_of(model, chunk=None):
     items = torch.cat([model.embed_items(part) for part in distinct.split(chunk or len(distinct))])
     predicted = model.embed_histories(sequences, items[place[:t]])
     objective = InfoNCE(Temperature(learnable=False))
+    shares = torch.full((t,), 1 / t)
     return objective(
-        model.comparable(predicted), model.comparable(items), place[t : 2 * t], place[2 * t :], distinct
+        model.comparable(predicted), model.comparable(items), place[t : 2 * t], place[2 * t :], distinct, shares
     ).loss
 
 

@@ -26,7 +26,7 @@ from benchmark.training.trainer import Trainer, ranking_settings, seeded
 from tests.training.interactions import prepared
 from tests.training.test_trainer import a_run
 
-ENGINES = ("ddp", "auto")
+ENGINES = ("ddp", "auto", "zero2", "zero3")
 STOPPED_AFTER = 5
 
 
@@ -118,8 +118,8 @@ def work(rank, port, data, folder):
             for engine in ENGINES:
                 ranks = train(run_of(dataset, engine, chunks=(4, 2)), dataset, folder / engine, processes)
                 np.save(folder / engine / f"ranks{rank}.npy", ranks)
-            train(run_of(dataset, "ddp"), dataset, folder / "stopped by two", processes, STOPPED_AFTER)
-            train(run_of(dataset, "ddp"), dataset, folder / "stopped by one", processes)
+            train(run_of(dataset, "zero3"), dataset, folder / "stopped by two", processes, STOPPED_AFTER)
+            train(run_of(dataset, "zero2"), dataset, folder / "stopped by one", processes)
             run = run_of(dataset, "ddp")
             trainer = Trainer(run, dataset, Encoder(dataset.item_count), folder / "lost", torch.device("cpu"),
                               processes=processes)  # fmt: skip
@@ -164,10 +164,16 @@ def test_two_processes_give_the_losses_weights_and_ranks_of_one(jobs, engine):
 
 
 @pytest.mark.parametrize("name", ["stopped by one", "stopped by two"])
-def test_another_number_of_processes_continues_to_the_same_result(jobs, name):
-    """One process stopped and two went on; two stopped and one went on."""
+def test_another_number_of_processes_and_another_engine_continue_to_the_same_result(jobs, name):
+    """One process stopped and two with ZeRO 2 went on; two with ZeRO 3 stopped and one went on."""
     assert losses(jobs / name) == pytest.approx(losses(jobs / "one"), abs=1e-5)
     assert_same_weights(jobs / "one", jobs / name)
+
+
+def test_engines_that_spread_write_a_part_each(jobs):
+    """Of two states that are kept."""
+    parts = {name: len(list((jobs / name / "state").glob("step-*/part-*"))) for name in ENGINES}
+    assert parts == {"ddp": 2, "auto": 2, "zero2": 4, "zero3": 4}
 
 
 def test_a_lost_process_ends_the_job_with_the_reason(jobs):
@@ -180,15 +186,17 @@ def test_the_single_engine_refuses_several_processes():
     model, objective = Encoder(5), InfoNCE(Temperature())
     optimizer, execution = OptimizerSettings(learning_rate=0.1, weight_decay=0), ExecutionSettings(engine="single")
     with pytest.raises(UserError, match=r"execution.engine is single and there are 2 processes"):
-        make_engine(model, objective, optimizer, execution, torch.device("cpu"), Processes(0, 2))
+        make_engine(model, objective, optimizer, execution, torch.device("cpu"), Processes(0, 2), 6)
 
 
-def work_on_gpus(rank, port, data, folder, precision):
+def work_on_gpus(rank, port, data, folder):
     as_torchrun_would(rank, port)
     torch.cuda.set_device(rank)
     dataset = load_dataset(data)
     with joined() as processes:
-        train(on_gpu(run_of(dataset, "ddp"), precision), dataset, folder, processes, device=f"cuda:{rank}")
+        for engine, precision in itertools.product(GPU_ENGINES, GPU_TOLERANCES):
+            run = on_gpu(run_of(dataset, engine), precision)
+            train(run, dataset, folder / f"{engine} {precision}", processes, device=f"cuda:{rank}")
 
 
 def on_gpu(run, precision):
@@ -196,12 +204,17 @@ def on_gpu(run, precision):
     return run.model_copy(update={"execution": execution})
 
 
+GPU_ENGINES, GPU_TOLERANCES = ("ddp", "zero2", "zero3"), {"fp32": 1e-4, "bf16": 1e-2}
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
-@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("bf16", 1e-2)])
-def test_two_gpus_give_the_losses_of_one(jobs, tmp_path, precision, tolerance):
-    data = jobs / "data" / "hllm"
+def test_two_gpus_give_the_losses_of_one(tmp_path):
+    data = prepared(tmp_path / "data", users=30)
     dataset = load_dataset(data)
-    train(on_gpu(run_of(dataset, "single"), precision), dataset, tmp_path / "one", device="cuda:0")
-    assert together(work_on_gpus, data, tmp_path / "two", precision) == [0, 0]
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=tolerance)
+    for precision in GPU_TOLERANCES:
+        train(on_gpu(run_of(dataset, "single"), precision), dataset, tmp_path / precision, device="cuda:0")
+    assert together(work_on_gpus, data, tmp_path) == [0, 0]
+    for engine, (precision, tolerance) in itertools.product(GPU_ENGINES, GPU_TOLERANCES.items()):
+        two = losses(tmp_path / f"{engine} {precision}")
+        assert two == pytest.approx(losses(tmp_path / precision), abs=tolerance), (engine, precision)

@@ -37,7 +37,7 @@ def test_equals_the_formula(masking, sharing, count):
     shape = (count,) if sharing == "shared" else (6, count)
     negatives = torch.randint(0, 9, shape, generator=generator)
     objective = InfoNCE(Temperature(0.07), masking)
-    got = objective(predicted, table, positives, negatives, ids)
+    got = objective(predicted, table, positives, negatives, ids, torch.full((6,), 1 / 6))
     loss, survivors = by_hand(predicted, table, positives, negatives, ids, masking, 1 / 0.07)
     assert got.loss.item() == pytest.approx(loss, rel=1e-5)
     assert float(got.figures["surviving_negatives"]) == pytest.approx(survivors)
@@ -55,6 +55,22 @@ def test_temperature_is_learned_within_its_bounds_or_fixed():
 
 def test_all_negatives_masked_gives_no_loss_and_says_so():
     table = F.normalize(torch.ones(3, 4), dim=-1)
-    output = InfoNCE(Temperature())(table[:1], table, torch.tensor([0]), torch.tensor([1, 2]), torch.arange(3))
+    positives, negatives = torch.tensor([0]), torch.tensor([1, 2])
+    output = InfoNCE(Temperature())(table[:1], table, positives, negatives, torch.arange(3), torch.ones(1))
     assert float(output.figures["surviving_negatives"]) == 0
     assert output.loss.item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(("positions", "count", "rows", "width"), [(50, 40, 300, 64), (7, 5, 20, 50), (9, 33, 20, 300)])
+def test_the_kernel_of_candidates_gives_the_gradients_of_the_formula(positions, count, rows, width):
+    from benchmark.training.candidates import candidate_gradients
+
+    torch.manual_seed(0)
+    vectors, table = (torch.randn(n, width, device="cuda", requires_grad=True) for n in (positions, rows))
+    chosen = torch.randint(rows, (positions, count), device="cuda")
+    upstream = torch.randn(positions, count, device="cuda")
+    expected = torch.autograd.grad((vectors[:, None] * table[chosen]).sum(-1), (vectors, table), upstream)
+    for got, wanted in zip(candidate_gradients(upstream, vectors, table, chosen), expected, strict=True):
+        torch.testing.assert_close(got, wanted, atol=1e-4, rtol=1e-4)

@@ -9,18 +9,17 @@ rule rank:
         RESULTS + "/runs/{run}/metrics.csv",
     log:
         RESULTS + "/runs/{run}/rank.log",
-    params:
-        processes=processes,
     threads: threads_a_node
     resources:
         nodes=nodes,
+        processes=processes,
         gpus=gpus_a_node,
         gres=gres(gpus_a_node),
         mpi=mpi,
         tasks=nodes,
         tasks_per_gpu=0,
     shell:
-        "exec {BENCHMARK} rank {input.run:q} --nodes {resources.nodes} --processes {params.processes}"
+        "exec {BENCHMARK} rank {input.run:q} --nodes {resources.nodes} --processes {resources.processes}"
 
 
 rule clicks:

@@ -2,11 +2,11 @@ rule resolve:
     "Writes every setting of a run beside its results."
     output:
         RESULTS + "/runs/{run}/run.yaml",
-    params:
+    resources:  # no params, whose change makes a rule run again: a run's id tells all of its settings
         table=lambda wildcards: TABLE_OF[wildcards.run],
         options=OPTIONS,
     shell:
-        "{BENCHMARK} resolve {wildcards.run} --table {params.table} {params.options} --out {output:q}"
+        "{BENCHMARK} resolve {wildcards.run} --table {resources.table} {resources.options} --out {output:q}"
 
 
 rule train:
@@ -23,20 +23,19 @@ rule train:
         RESULTS + "/runs/{run}/provenance.json",
     log:
         RESULTS + "/runs/{run}/train.log",
-    params:
-        processes=processes,
     threads: threads_a_node
     retries: 2  # of a process that was killed or lost: training continues from its state
     priority: lambda wildcards: 10 if RUNS[wildcards.run].text else 0  # the slow ones first
     resources:
         nodes=nodes,
+        processes=processes,  # no parameter: another number of them makes no other result
         gpus=gpus_a_node,
         gres=gres(gpus_a_node),
         mpi=mpi,
         tasks=nodes,
         tasks_per_gpu=0,
     shell:
-        "exec {BENCHMARK} train {input.run:q} --nodes {resources.nodes} --processes {params.processes}"
+        "exec {BENCHMARK} train {input.run:q} --nodes {resources.nodes} --processes {resources.processes}"
 
 
 rule embed:
