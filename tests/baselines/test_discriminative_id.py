@@ -145,7 +145,8 @@ def test_hstus_logits_are_each_cases_own(fusion):
 
 
 @pytest.mark.parametrize(
-    "name", ["discriminative-hllm", "discriminative-cached", "discriminative-hstu", "downstream-click", "learn"]
+    "name",
+    ["discriminative-hllm", "discriminative-cached", "discriminative-hstu", "downstream-click", "item-bias", "learn"],
 )
 def test_the_methods_files_name_settings_that_exist(name):
     method = yaml.safe_load((METHODS / f"{name}.yaml").read_text())
