@@ -67,7 +67,8 @@ class Engine:
     embedded at once; see `ItemEmbedder`. history_chunk: most sequences through `embed_histories` at once. When the
     GPU's memory does not suffice, they are halved and the step is repeated. compiled: let torch.compile make the
     kernels of the model's heavy layers and of the objective. sequence_length: events of the longest history that a
-    batch may hold; where it is given, and compiled, CUDA runs the histories as a graph: see `RecordedHistories`.
+    batch may hold; where it is given, and compiled, one process on CUDA runs the histories as a graph: see
+    `RecordedHistories`.
 
     torch's DistributedDataParallel is not used: a step has several backward passes (the histories' chunks, then the
     items'), of which not all reach every parameter, and it expects one forward and backward pass through its wrapper.
@@ -101,7 +102,8 @@ class Engine:
         self.items = ItemEmbedder(model, device, self.precision, item_chunk)
         self.recorded: RecordedHistories | None = None
         recomputes = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
-        if compiled and device.type == "cuda" and sequence_length and objective.static and not recomputes:
+        alone = self.processes.count == 1  # the items of a step are everybody's: more than its own windows can have
+        if compiled and alone and device.type == "cuda" and sequence_length and objective.static and not recomputes:
             self.recorded = RecordedHistories(
                 self._loss, objective, self.parameters(), self.precision, sequence_length, device
             )
