@@ -32,4 +32,5 @@ rule all:
         [table_files(name) for name in PLANS],
         [scale_files(name) for name in PLANS],
         [breakdown_files(name) for name in PLANS],
+        data_tables(),
         f"{RESULTS}/deviations.md",

@@ -77,6 +77,7 @@ def test_some_tables_alone_with_a_file_of_the_users_own(checkout, tmp_path):
     assert f"results/laptop/runs/{runs['HLLM (item cache)'].id}/ranks.parquet" in done.stdout
     assert "results/laptop/breakdown/table8.md" in done.stdout
     assert "table7" not in done.stdout
+    assert "figure5" not in done.stdout
 
 
 def test_the_report_is_of_all_tables_of_the_preset(checkout):
@@ -88,7 +89,7 @@ def test_the_report_is_of_all_tables_of_the_preset(checkout):
     (inputs,) = (
         line for line in done.stdout.splitlines() if line.startswith("    input: ") and "deviations.md" in line
     )
-    for name in ("deviations.md", "figure3.svg", "leaderboard.html", "table7.html"):
+    for name in ("deviations.md", "figure3.svg", "figure5.svg", "leaderboard.html", "table7.html"):
         assert f"results/laptop/{name}" in inputs  # what the page shows or links is made before it
     for caption in ("workflow", "table", "report"):
         assert (checkout / "workflow" / "report" / f"{caption}.rst").is_file()

@@ -33,7 +33,8 @@ _SEED = 1
 
 @dataclass(frozen=True)
 class Curve:
-    """users: (k,) trained on, ascending; values: (k, n) the metric of each of n ranked users, mean over seeds."""
+    """method: its name, which its rows' labels have before their first comma. users: (k,) trained on, ascending; values: (k, n)
+    the metric of each of n ranked users, mean over seeds."""
 
     method: str
     users: Float64
@@ -105,6 +106,9 @@ def data_scale(plan: PlannedTable, folder: Path) -> tuple[Drawing, str]:
     metrics = plan.file.metrics
     by_metric: dict[str, list[Curve]] = {}
     methods = list(dict.fromkeys(row.row.method for row in block.rows))
+    names = {row.row.method: row.label.partition(",")[0] for row in reversed(block.rows)}
+    if len(set(names.values())) < len(names):  # labels that do not tell the methods apart before their first comma
+        names = {method: method for method in methods}
     for metric in metrics:
         for method in methods:
             points = sorted(
@@ -119,8 +123,8 @@ def data_scale(plan: PlannedTable, folder: Path) -> tuple[Drawing, str]:
                 np.mean([metric_values(run.ranks, [metric])[:, 0] for run in runs], axis=0) for _, runs in points
             ])  # fmt: skip
             users = np.array([share * runs[0].users for share, runs in points])
-            by_metric.setdefault(metric, []).append(Curve(method, users, values))
-    reference = next(row.row.method for row in block.rows if row.label == block.block.reference)
+            by_metric.setdefault(metric, []).append(Curve(names[method], users, values))
+    reference = next(names[row.row.method] for row in block.rows if row.label == block.block.reference)
     found = [one for metric, curves in by_metric.items() for one in needed(curves, reference, metric)]
     return _figure(plan, by_metric, found), _csv(found)
 
@@ -136,6 +140,9 @@ def _figure(plan: PlannedTable, by_metric: Mapping[str, Sequence[Curve]], found:
                 panel.plot(curve.users, 100 * means, label=curve.method, **style)
                 panel.fill_between(curve.users, 100 * low, 100 * high, color=style["color"], alpha=0.15, linewidth=0)
             panel.set(xscale="log", xlabel="Users trained on", ylabel=f"{metric_title(metric)} (%)")
+            places = sorted({float(users) for curve in curves for users in curve.users})
+            panel.set_xticks(places, [_users(users) for users in places])
+            panel.minorticks_off()
             panel.legend()
 
     said = "; ".join(

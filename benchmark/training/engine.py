@@ -102,8 +102,8 @@ class Engine:
         self.items = ItemEmbedder(model, device, self.precision, item_chunk)
         self.recorded: RecordedHistories | None = None
         recomputes = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
-        alone = self.processes.count == 1
-        if compiled and device.type == "cuda" and alone and sequence_length and objective.static and not recomputes:
+        alone = self.processes.count == 1  # the items of a step are everybody's: more than its own windows can have
+        if compiled and alone and device.type == "cuda" and sequence_length and objective.static and not recomputes:
             self.recorded = RecordedHistories(
                 self._loss, objective, self.parameters(), self.precision, sequence_length, device
             )

@@ -241,5 +241,8 @@ def _deepspeed(device: torch.device) -> Any:
         "ignore", r"`torch\.distributed\.", FutureWarning
     )  # it calls functions by their former names
     importlib.import_module("deepspeed.ops").__compatible_ops__["deepspeed_shm_comm"] = False
+    # It asks NVML for a GPU's free memory by a number, and CUDA_VISIBLE_DEVICES may hold names; torch is asked then.
+    accelerator: Any = importlib.import_module("deepspeed.accelerator.cuda_accelerator")
+    accelerator.pynvml = None
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     return package

@@ -1,9 +1,11 @@
 """Data needed to reach another method's best: the crossing by hand, and its interval where the answer is known."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from benchmark.analysis.data_scale import Curve, joint_draws, needed, users_to_reach
+from benchmark.analysis.data_scale import Curve, _figure, joint_draws, needed, users_to_reach
 
 
 def test_the_crossing_is_linear_in_the_logarithm_of_users():
@@ -39,3 +41,15 @@ def test_the_interval_covers_the_true_number_of_users():
         result = needed([Curve("ids", users, ids), Curve("text", users, text)], "ids", "recall@5")[0]
         covered += result.low <= 100 * 10**0.5 <= result.high
     assert covered >= 52
+
+
+def test_the_axis_names_the_numbers_of_users():
+    """As numbers that a person reads, also where the style sets no mathematics."""
+    block = SimpleNamespace(block=SimpleNamespace(title="small"))
+    plan = SimpleNamespace(name="figure3", file=SimpleNamespace(title="scale"), blocks=[block])
+    users, random = np.array([117.9, 471.5, 943.0]), np.random.default_rng(1)
+    curves = [Curve(name, users, random.random((3, 50))) for name in ("HSTU", "HLLM")]
+    drawing = _figure(plan, {"recall@5": curves}, needed(curves, "HSTU", "recall@5"))
+    (axes,) = drawing.figure.axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["118", "472", "943"]
+    assert "R@5: HLLM needs" in drawing.description

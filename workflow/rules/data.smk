@@ -51,6 +51,11 @@ rule data:
         prepared(),
 
 
+def data_tables():
+    """Table 1 and figure 5, which are of the preset's data sets; not where some tables alone are asked for."""
+    return [] if PRESET_DATA is None or "tables" in config else [f"{RESULTS}/table1.md", f"{RESULTS}/figure5.svg"]
+
+
 ruleorder: table1 > table
 
 

@@ -75,6 +75,7 @@ rule report:
     input:
         [table_files(name) for name in PLANS],
         [scale_files(name) for name in PLANS],
+        data_tables(),
         f"{RESULTS}/deviations.md",
         rules.board.output,
     output:
