@@ -33,8 +33,8 @@ _SEED = 1
 
 @dataclass(frozen=True)
 class Curve:
-    """method: its name, which its rows' labels have before their first comma. users: (k,) trained on, ascending; values: (k, n)
-    the metric of each of n ranked users, mean over seeds."""
+    """method: its name, which its rows' labels have before their first comma. users: (k,) trained on, ascending;
+    values: (k, n) the metric of each of n ranked users, mean over seeds."""
 
     method: str
     users: Float64
