@@ -81,7 +81,7 @@ class SpeedFile(Settings):
 @dataclass(frozen=True)
 class Case:
     """A method at a shape on a device. compiled: let torch.compile make the kernels; item_chunk: see ItemEmbedder;
-    engine, offload: see ExecutionSettings."""
+    graphs, engine, offload: see ExecutionSettings."""
 
     name: str
     shape_name: str
@@ -93,6 +93,7 @@ class Case:
     seed: int = 2020
     engine: EngineName = "auto"
     offload: Offload = "none"
+    graphs: bool = False
 
 
 def load_case(
@@ -199,7 +200,7 @@ def engine_of(case: Case, processes: Processes) -> Engine:
         ).to(case.device)
     execution = ExecutionSettings(
         precision=case.method.precision, engine=case.engine, offload=case.offload, item_chunk=case.item_chunk,
-        compile="on" if case.compiled else "off",
+        compile="on" if case.compiled else "off", graphs=case.graphs,
     )  # fmt: skip
     optimizer = OptimizerSettings(learning_rate=1e-4, weight_decay=0.01)
     return make_engine(

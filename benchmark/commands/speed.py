@@ -23,6 +23,7 @@ def speed(
     ] = "train,encode,rank",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     compile: Annotated[str, typer.Option(help="auto (on CUDA), on or off")] = "auto",
+    graphs: Annotated[bool, typer.Option(help="run histories as a CUDA graph")] = False,
     precision: Annotated[str, typer.Option(help="auto (the method's), fp32 or bf16")] = "auto",
     item_chunk: Annotated[int | None, typer.Option(help="items embedded at once; by default what fits")] = None,
     warmup: Annotated[int, typer.Option(help="steps that are not timed")] = 5,
@@ -69,10 +70,11 @@ def speed(
     case = load_case(Path("config/speed.yaml"), method, shape, device=runs_on, compiled=compiled, item_chunk=item_chunk)
     if precision != "auto":
         case = replace(case, method=case.method.model_copy(update={"precision": precision}))
-    case = replace(case, offload=offload)  # type: ignore[arg-type]  # just checked
+    case = replace(case, graphs=graphs, offload=offload)  # type: ignore[arg-type]  # just checked
     origin = provenance(runs_on)
     conditions = {
         "precision": case.method.precision,
+        "graphs": graphs,
         "item_chunk": item_chunk,
         "steps": steps,
         "device": origin["device"],

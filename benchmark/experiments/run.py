@@ -125,8 +125,9 @@ class ExecutionSettings(Settings):
     over the processes, "zero2" the reduced gradients as well, "zero3" the weights too (DeepSpeed); "single" is for one
     process; "auto" takes the first that fits the memory. offload: what zero engines keep in the host's memory.
     item_chunk: most items embedded at once; null leaves it to the memory of a CUDA device. history_chunk: most
-    sequences that the model reads at once. compile: have torch.compile make the kernels, and on CUDA one process run
-    its histories as a graph; "auto" does on CUDA.
+    sequences that the model reads at once. compile: have torch.compile make the kernels; "auto" does on CUDA.
+    graphs: on CUDA, where kernels are compiled, one process runs its histories as a CUDA graph. That saves most of a
+    small model's time; it is off by default as long as it has been compared with plain steps on processors alone.
     checkpoint_minutes: between two states that a stopped training continues from; each epoch ends with one as well.
     """
 
@@ -140,6 +141,7 @@ class ExecutionSettings(Settings):
     item_chunk: int | None = Field(None, gt=0)
     history_chunk: int | None = Field(None, gt=0)
     compile: Literal["auto", "on", "off"] = "auto"
+    graphs: bool = False
     checkpoint_minutes: float = Field(10.0, gt=0)
 
     def compiles(self, device_type: str) -> bool:

@@ -51,7 +51,8 @@ def make_engine(
         if offload != "none":
             raise UserError(f"execution.offload: {offload} needs execution.engine: zero1, zero2 or zero3, not {name}")
         learned = [p for p in (*model.parameters(), *objective.parameters()) if p.requires_grad]
-        engine = partial(Engine, model, objective, make_optimizer(learned), sequence_length=sequence_length)
+        length = sequence_length if execution.graphs else None
+        engine = partial(Engine, model, objective, make_optimizer(learned), sequence_length=length)
     return engine(
         device=device,
         bf16=execution.precision == "bf16",
