@@ -313,10 +313,11 @@ def _distinct(batch: TrainingBatch) -> Tensor:
 
 
 def _arithmetic(model: nn.Module, part: str) -> int:
-    """Parameters of a part of the model that take part in matrix products: all but its embedding tables'."""
+    """Parameters of a part of the model that take part in matrix products: all but its embedding tables'. DeepSpeed
+    says how many elements a weight has that it has spread."""
     module = model.get_submodule(part)
     tables = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
-    return sum(p.numel() for p in module.parameters() if id(p) not in tables)
+    return sum(getattr(p, "ds_numel", p.numel()) for p in module.parameters() if id(p) not in tables)
 
 
 def _utilisation(work: float, seconds: float, device: torch.device) -> float | None:

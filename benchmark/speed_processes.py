@@ -49,7 +49,14 @@ def measure_engines(
             )  # fmt: skip
         for row in found:
             most = processes.most([int(1000 * (row["peak_memory_gib"] or 0))])[0] / 1000
-            yield {**row, "engine": engine, "processes": job.count, "peak_memory_gib": most or None}
+            compiled = case.compiled and engine != "zero3"  # which compiles no layer
+            yield {
+                **row,
+                "peak_memory_gib": most or None,
+                "engine": engine,
+                "processes": job.count,
+                "compiled": compiled,
+            }
         _forget(case.device)
 
 

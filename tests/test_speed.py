@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from typer.testing import CliRunner
 
 from benchmark.cli import app
 from benchmark.errors import UserError
-from benchmark.speed import append_rows, load_case, synthetic_batch, synthetic_catalogue
+from benchmark.speed import _arithmetic, append_rows, load_case, synthetic_batch, synthetic_catalogue
 
 ROOT = Path(__file__).parent.parent
 FILE = ROOT / "config" / "speed.yaml"
@@ -55,10 +56,14 @@ def test_the_verb_prints_json_and_appends_to_a_csv(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     out = tmp_path / "speed.csv"
     options = ["--method", "tiny-hllm", "--shape", "tiny", "--warmup", "1", "--steps", "2", "--out", str(out)]
-    result = CliRunner().invoke(app, ["speed", *options])
+    more = ["--parts", "train,encode,rank,losses", "--engines", "single,ddp", "--pieces", "1"]
+    result = CliRunner().invoke(app, ["speed", *options, *more])
     assert result.exit_code == 0, result.output
     rows = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
-    assert [row["part"] for row in rows] == ["train", "encode", "rank"]
+    assert [row["part"] for row in rows] == 2 * ["train", "encode", "rank", "losses"]
+    assert [row["engine"] for row in rows] == 4 * ["single"] + 4 * ["ddp"]
+    assert rows[7]["largest_difference"] == 0  # one process is the same in both
+    assert rows[3]["first_loss"] != rows[3]["last_loss"]
     for row in rows[:2]:
         assert row["tokens_per_second"] / row["items_per_second"] == pytest.approx(
             row["tokens"] / row["items"], rel=0.01
@@ -68,6 +73,13 @@ def test_the_verb_prints_json_and_appends_to_a_csv(tmp_path, monkeypatch):
     with out.open() as file:
         written = list(csv.DictReader(file))
     assert [row["git_revision"] for row in written] == [row["git_revision"] for row in rows]
+
+
+def test_work_counts_weights_that_are_spread_over_processes():
+    model = nn.ModuleDict({"part": nn.Sequential(nn.Embedding(7, 3), nn.Linear(3, 5, bias=False))})
+    assert _arithmetic(model, "part") == 15
+    model["part"][1].weight.ds_numel = 30  # as DeepSpeed says it of a weight that it holds half of
+    assert _arithmetic(model, "part") == 30
 
 
 def test_rows_with_other_columns_are_appended(tmp_path):

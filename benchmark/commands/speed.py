@@ -73,7 +73,6 @@ def speed(
     origin = provenance(runs_on)
     conditions = {
         "precision": case.method.precision,
-        "compiled": compiled,
         "item_chunk": item_chunk,
         "steps": steps,
         "device": origin["device"],

@@ -87,7 +87,8 @@ class TrainingBatch:
         labels = self.labels
         if labels is not None:
             labels = BatchLabels(labels.events[positions], labels.targets[positions], labels.cases[positions])
-        return TrainingBatch(sequences, self.targets[positions], negatives, self.totals, labels)
+        weights = None if self.weights is None else self.weights[positions]
+        return TrainingBatch(sequences, self.targets[positions], negatives, self.totals, labels, weights)
 
 
 def training_windows(

@@ -125,7 +125,8 @@ class ExecutionSettings(Settings):
     over the processes, "zero2" the reduced gradients as well, "zero3" the weights too (DeepSpeed); "single" is for one
     process; "auto" takes the first that fits the memory. offload: what zero engines keep in the host's memory.
     item_chunk: most items embedded at once; null leaves it to the memory of a CUDA device. history_chunk: most
-    sequences that the model reads at once. compile: have torch.compile make the kernels; "auto" does on CUDA.
+    sequences that the model reads at once. compile: have torch.compile make the kernels, and on CUDA one process run
+    its histories as a graph; "auto" does on CUDA.
     checkpoint_minutes: between two states that a stopped training continues from; each epoch ends with one as well.
     """
 

@@ -7,17 +7,15 @@ negatives are the targets of the other users of the batch.
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmark.data.batches import TrainingBatch
-from benchmark.training.objectives import Objective, ObjectiveOutput, RunningModel, StepItems, Temperature
+from benchmark.training.objectives import ObjectiveOutput, RunningModel, StepItems, Temperature, TemperedObjective
 
 
-class DenseAllAction(Objective):
+class DenseAllAction(TemperedObjective):
     """target_events: the newest events of a window are its targets, fewer where the window is too short to leave a
     history; history_events: so many of the newest embeddings of its history take part.
 
@@ -27,20 +25,8 @@ class DenseAllAction(Objective):
     """
 
     def __init__(self, temperature: Temperature, history_events: int, target_events: int) -> None:
-        super().__init__()
-        self.logit_scale = nn.Parameter(
-            torch.tensor(math.log(1 / temperature.initial)), requires_grad=temperature.learnable
-        )
+        super().__init__(temperature)
         self.history_events, self.target_events = history_events, target_events
-
-    @torch.no_grad()
-    def before_step(self) -> None:
-        """Keep a learned inverse temperature within [1, 100]."""
-        if self.logit_scale.requires_grad:
-            self.logit_scale.clamp_(0, math.log(100))
-
-    def state_figures(self) -> dict[str, float]:
-        return {"temperature": math.exp(-self.logit_scale.item())}
 
     def items(self, batch: TrainingBatch) -> Tensor:
         if batch.negatives.dim() > 1:

@@ -67,7 +67,8 @@ class Engine:
     embedded at once; see `ItemEmbedder`. history_chunk: most sequences through `embed_histories` at once. When the
     GPU's memory does not suffice, they are halved and the step is repeated. compiled: let torch.compile make the
     kernels of the model's heavy layers and of the objective. sequence_length: events of the longest history that a
-    batch may hold; where it is given, and compiled, CUDA runs the histories as a graph: see `RecordedHistories`.
+    batch may hold; where it is given, and compiled, one process runs the histories on CUDA as a graph: see
+    `RecordedHistories`.
 
     torch's DistributedDataParallel is not used: a step has several backward passes (the histories' chunks, then the
     items'), of which not all reach every parameter, and it expects one forward and backward pass through its wrapper.
@@ -101,7 +102,8 @@ class Engine:
         self.items = ItemEmbedder(model, device, self.precision, item_chunk)
         self.recorded: RecordedHistories | None = None
         recomputes = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
-        if compiled and device.type == "cuda" and sequence_length and objective.static and not recomputes:
+        alone = self.processes.count == 1  # the items of a step are everybody's: more than its own windows can have
+        if compiled and alone and device.type == "cuda" and sequence_length and objective.static and not recomputes:
             self.recorded = RecordedHistories(
                 self._loss, objective, self.parameters(), self.precision, sequence_length, device
             )
@@ -191,7 +193,7 @@ class Engine:
             if shared:
                 everyones = gradient.new_zeros(len(own) * self.processes.count, gradient.shape[1])
                 gradient = self.processes.sum_own_rows(everyones.index_copy_(0, rows, gradient))
-            gradient = gradient.to_dense().to(embedded.dtype)
+            gradient = gradient.to(embedded.dtype)
             self._together("items", lambda: self._item_gradients(embedded, gradient))
         totals = torch.stack(list(sums.values()))
         self.processes.sum_in_place([totals])
@@ -213,14 +215,14 @@ class Engine:
         return ids[dealt[self.processes.rank :: count]], rows
 
     def _record(self, parts: Parts, whole: bool) -> None:
-        if self.recorded and _is_whole(parts):
+        if self.recorded and len(parts) == 1:
             more = self.recorded.prepare(parts[0][0], whole)
             if self.items.memory is not None:
                 self.items.memory.rest += more
 
     def _losses(self, parts: Parts, items: StepItems) -> dict[str, Tensor]:
         """Add the gradients of this process's windows to the parameters and items; returns the sums of its shares."""
-        if self.recorded and _is_whole(parts):
+        if self.recorded and len(parts) == 1:
             return self.recorded.losses(parts[0][0], items)
         sums: dict[str, Tensor] = {}
         for part, weight in parts:
@@ -314,10 +316,6 @@ class Engine:
         with self.precision():
             found: Tensor = getattr(self.model, function)(*arguments)
         return found
-
-
-def _is_whole(parts: Parts) -> bool:
-    return len(parts) == 1 and parts[0][1] == 1
 
 
 @torch.no_grad()

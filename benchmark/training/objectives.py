@@ -40,10 +40,10 @@ class StepItems:
         """Catalogue indices of any shape, all of them among ids -> their rows of vectors."""
         return items if self.whole else torch.searchsorted(self.ids, items)
 
-    def of(self, items: Tensor) -> Tensor:
-        """(n,) catalogue indices -> (n, d) their embeddings. The gradient of a whole catalogue is sparse: torch adds it
-        to the dense one of the loss in place."""
-        return F.embedding(self.rows(items), self.vectors, sparse=self.whole)
+    def of(self, items: Tensor, sparse: bool = False) -> Tensor:
+        """(n,) catalogue indices -> (n, d) their embeddings. sparse: give vectors a sparse gradient, for a loss that
+        has used all of vectors before: torch adds it to their dense gradient in place."""
+        return F.embedding(self.rows(items), self.vectors, sparse=sparse)
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,27 @@ class Objective(nn.Module, ABC):
         return {}
 
 
-class InfoNCE(Objective):
+class TemperedObjective(Objective):
+    """An objective whose scores are divided by a temperature, fixed or learned; logit_scale: () the logarithm of its
+    inverse."""
+
+    def __init__(self, temperature: Temperature) -> None:
+        super().__init__()
+        self.logit_scale = nn.Parameter(
+            torch.tensor(math.log(1 / temperature.initial)), requires_grad=temperature.learnable
+        )
+
+    @torch.no_grad()
+    def before_step(self) -> None:
+        """Keep a learned inverse temperature within [1, 100]."""
+        if self.logit_scale.requires_grad:
+            self.logit_scale.clamp_(0, math.log(100))
+
+    def state_figures(self) -> dict[str, float]:
+        return {"temperature": math.exp(-self.logit_scale.item())}
+
+
+class InfoNCE(TemperedObjective):
     """Cross-entropy of the positive among sampled negatives, mean over all positions (paper section 3.2, equation 1).
 
     similar_threshold: a negative whose score with the positive item exceeds it is left out ("cosine" masking, 0.99 in
@@ -117,27 +137,15 @@ class InfoNCE(Objective):
         masking: Literal["cosine", "id", "both", "none"] = "cosine",
         similar_threshold: float = 0.99,
     ) -> None:
-        super().__init__()
-        self.logit_scale = nn.Parameter(
-            torch.tensor(math.log(1 / temperature.initial)), requires_grad=temperature.learnable
-        )
+        super().__init__(temperature)
         self.masking, self.similar_threshold = masking, similar_threshold
-
-    @torch.no_grad()
-    def before_step(self) -> None:
-        """Keep a learned inverse temperature within [1, 100]."""
-        if self.logit_scale.requires_grad:
-            self.logit_scale.clamp_(0, math.log(100))
-
-    def state_figures(self) -> dict[str, float]:
-        return {"temperature": math.exp(-self.logit_scale.item())}
 
     def items(self, batch: TrainingBatch) -> Tensor:
         return torch.cat([batch.sequences.items, batch.targets, batch.negatives.flatten()])
 
     def loss(self, model: RunningModel, batch: TrainingBatch, items: StepItems) -> ObjectiveOutput:
-        table = model.comparable(items.vectors)  # first: a gradient that comes after a sparse one takes it up in place
-        predicted = model.embed_histories(batch.sequences, items.of(batch.sequences.items))
+        table = model.comparable(items.vectors)  # before the histories, whose gradient it takes up
+        predicted = model.embed_histories(batch.sequences, items.of(batch.sequences.items, sparse=items.whole))
         output: ObjectiveOutput = self(
             model.comparable(predicted),
             table,

@@ -76,14 +76,13 @@ class CudaGraphs:
 
 @dataclass(frozen=True)
 class _Shape:
-    """What batches that are run by one recording have in common. windows: of this process; spare: sequences that hold
-    the padding; negatives: their shape; global_windows: of all processes."""
+    """What batches that are run by one recording have in common. spare: sequences that hold the padding; negatives:
+    their shape; whole: the step takes the whole catalogue."""
 
     windows: int
     positions: int
     spare: int
     negatives: tuple[int, ...]
-    global_windows: int
     whole: bool
 
 
@@ -102,8 +101,8 @@ class _Place:
 
 
 class RecordedHistories:
-    """Runs `losses` on every batch in its place, and from a shape's second batch on, the first shape's third, from a
-    recording.
+    """Runs `losses` on every global batch in its place, and from a shape's second batch on, the first shape's third,
+    from a recording.
 
     losses: adds the gradients of a batch to the parameters and to the items' vectors; returns sums. sequence_length:
     events of the longest history that a batch may hold. precision: the context that the method runs in, which brings
@@ -183,7 +182,7 @@ class RecordedHistories:
         place.items.vectors.grad = None
         sums = self._losses(replace(place.batch, sequences=replace(place.batch.sequences)), place.items)
         if place.items.vectors.grad is not None:
-            place.item_gradient.copy_(place.items.vectors.grad.to_dense())
+            place.item_gradient.copy_(place.items.vectors.grad)
             place.items.vectors.grad = None
         for parameter in self._parameters:
             if parameter.grad is not None:
@@ -225,7 +224,7 @@ class RecordedHistories:
         spare = -(-step // self._length) if total > positions else 0
         negatives = batch.negatives.shape
         rows = (total, *negatives[1:]) if len(negatives) > 1 else tuple(negatives)
-        return _Shape(windows, total, spare, tuple(rows), batch.totals.windows, whole)
+        return _Shape(windows, total, spare, tuple(rows), whole)
 
     def _place(self, batch: TrainingBatch, items: StepItems, shape: _Shape) -> _Place:
         def room(x: Tensor, rows: int) -> Tensor:
@@ -238,7 +237,7 @@ class RecordedHistories:
             PackedSequences(events, times, next_times, offsets, self._length),
             room(batch.targets, total),
             batch.negatives.new_zeros(shape.negatives),
-            BatchTotals(shape.global_windows, 0),
+            BatchTotals(shape.windows, 0),
             weights=torch.zeros(total, device=self._device),
         )
         if shape.whole:

@@ -30,7 +30,7 @@ from benchmark.training.engine import Chunked, Engine, Result, sum_gradients, us
 from benchmark.training.objectives import Objective
 from benchmark.training.state import MOMENTS, Fragment, StoredState
 
-_ITEM_CHUNK = 64  # in stage 3, where none is set: the processes must run the model equally often
+_ITEM_CHUNK = 32  # in stage 3, where none is set: the processes must run the model equally often
 _BUCKET = 1 << 26  # elements of gradients that are reduced at once
 _KEPT_WHOLE = 100_000  # elements of a weight that stage 3 does not spread
 
@@ -76,6 +76,9 @@ class ZeroEngine(Engine):
         self._few = {name: p for name, p in learned.items() if name not in self._spread}
         join_alone()
         package = _deepspeed(device)
+        if stage == 3:
+            for layer in model.heavy_layers():  # each is gathered as one
+                package.utils.set_z3_leaf_module(layer, True)
         settings = zero_settings(stage, offload, sum(p.numel() for p in weights), device)
         self._deepspeed = package.initialize(
             model=model, model_parameters=weights, optimizer=make_optimizer(weights), config=settings
@@ -238,5 +241,8 @@ def _deepspeed(device: torch.device) -> Any:
         "ignore", r"`torch\.distributed\.", FutureWarning
     )  # it calls functions by their former names
     importlib.import_module("deepspeed.ops").__compatible_ops__["deepspeed_shm_comm"] = False
+    # It asks NVML for a GPU's free memory by a number, and CUDA_VISIBLE_DEVICES may hold names; torch is asked then.
+    accelerator: Any = importlib.import_module("deepspeed.accelerator.cuda_accelerator")
+    accelerator.pynvml = None
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     return package

@@ -24,6 +24,7 @@ from benchmark.training.engines import make_engine
 from benchmark.training.objectives import InfoNCE, Temperature
 from benchmark.training.trainer import Trainer, ranking_settings, seeded
 from tests.training.interactions import prepared
+from tests.training.steps import RUNS, steps
 from tests.training.test_trainer import a_run
 
 ENGINES = ("ddp", "auto", "zero2", "zero3")
@@ -40,7 +41,7 @@ class Encoder(SequentialRecommender):
         self.step = nn.Sequential(nn.Linear(width, 24), nn.GELU(), nn.Linear(24, width))
 
     def embed_items(self, items):
-        return self.encode(self.table(items)) + self.shift
+        return self.encode(self.table(items.to(self.shift.device))) + self.shift
 
     def embed_histories(self, sequences, items):
         return self.step(items + self.shift)
@@ -120,6 +121,9 @@ def work(rank, port, data, folder):
                 np.save(folder / engine / f"ranks{rank}.npy", ranks)
             train(run_of(dataset, "zero3"), dataset, folder / "stopped by two", processes, STOPPED_AFTER)
             train(run_of(dataset, "zero2"), dataset, folder / "stopped by one", processes)
+            found = {(case, name): steps(*case, name, processes) for case, names in RUNS.items() for name in names}
+            if rank == 0:
+                torch.save(found, folder / "steps.pt")
             run = run_of(dataset, "ddp")
             trainer = Trainer(run, dataset, Encoder(dataset.item_count), folder / "lost", torch.device("cpu"),
                               processes=processes)  # fmt: skip
@@ -170,6 +174,34 @@ def test_another_number_of_processes_and_another_engine_continue_to_the_same_res
     assert_same_weights(jobs / "one", jobs / name)
 
 
+def steps_of(folder):
+    return torch.load(folder / "steps.pt", weights_only=True)
+
+
+def assert_same(one, other):
+    assert other[0] == pytest.approx(one[0], abs=1e-5)
+    assert other[1].keys() == one[1].keys()
+    for name, weight in one[1].items():  # AdamW makes steps of 0.01 of the smallest gradients too
+        torch.testing.assert_close(other[1][name], weight, atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["hllm", "sasrec"])
+def test_two_processes_take_the_steps_of_one(jobs, method):
+    found = steps_of(jobs)
+    one = steps(method, 0.0, "single none", Processes())
+    for engine in RUNS[method, 0.0]:
+        assert_same(one, found[(method, 0.0), engine])
+
+
+@pytest.mark.parametrize("engine", ["zero2 none", "zero3 none"])
+def test_with_dropout_they_take_those_of_the_plain_engine(jobs, engine):
+    """Which of as many processes: each has dropout of its own."""
+    found = steps_of(jobs)
+    plain, dry = found[("hllm", 0.3), "ddp none"], found[("hllm", 0.0), "ddp none"]
+    assert plain[0] != pytest.approx(dry[0], abs=1e-3)  # there is dropout
+    assert_same(plain, found[("hllm", 0.3), engine])
+
+
 def test_engines_that_spread_write_a_part_each(jobs):
     """Of two states that are kept."""
     parts = {name: len(list((jobs / name / "state").glob("step-*/part-*"))) for name in ENGINES}
@@ -194,17 +226,18 @@ def work_on_gpus(rank, port, data, folder):
     torch.cuda.set_device(rank)
     dataset = load_dataset(data)
     with joined() as processes:
-        for engine, precision in itertools.product(GPU_ENGINES, GPU_TOLERANCES):
-            run = on_gpu(run_of(dataset, engine), precision)
-            train(run, dataset, folder / f"{engine} {precision}", processes, device=f"cuda:{rank}")
+        for (engine, compile), precision in itertools.product(GPU_ENGINES, GPU_TOLERANCES):
+            run = on_gpu(run_of(dataset, engine), precision, compile)
+            train(run, dataset, folder / f"{engine} {compile} {precision}", processes, device=f"cuda:{rank}")
 
 
-def on_gpu(run, precision):
-    execution = run.execution.model_copy(update={"device": "cuda", "precision": precision, "compile": "off"})
+def on_gpu(run, precision, compile="off"):
+    execution = run.execution.model_copy(update={"device": "cuda", "precision": precision, "compile": compile})
     return run.model_copy(update={"execution": execution})
 
 
-GPU_ENGINES, GPU_TOLERANCES = ("ddp", "zero2", "zero3"), {"fp32": 1e-4, "bf16": 1e-2}
+GPU_ENGINES = (("ddp", "off"), ("ddp", "on"), ("zero2", "off"), ("zero3", "off"))
+GPU_TOLERANCES = {"fp32": 1e-4, "bf16": 1e-2}
 
 
 @pytest.mark.gpu
@@ -215,6 +248,6 @@ def test_two_gpus_give_the_losses_of_one(tmp_path):
     for precision in GPU_TOLERANCES:
         train(on_gpu(run_of(dataset, "single"), precision), dataset, tmp_path / precision, device="cuda:0")
     assert together(work_on_gpus, data, tmp_path) == [0, 0]
-    for engine, (precision, tolerance) in itertools.product(GPU_ENGINES, GPU_TOLERANCES.items()):
-        two = losses(tmp_path / f"{engine} {precision}")
-        assert two == pytest.approx(losses(tmp_path / precision), abs=tolerance), (engine, precision)
+    for (engine, compile), (precision, tolerance) in itertools.product(GPU_ENGINES, GPU_TOLERANCES.items()):
+        two = losses(tmp_path / f"{engine} {compile} {precision}")
+        assert two == pytest.approx(losses(tmp_path / precision), abs=tolerance), (engine, compile, precision)

@@ -6,10 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 from test_engine import Averager
-from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from baselines.hstu import HSTU, HSTUSettings
 from baselines.sasrec import SASRec, SASRecSettings
+from benchmark import attention
 from benchmark.data.batches import TrainingBatch
 from benchmark.recommender import Catalogue, PackedSequences
 from benchmark.training.engine import Engine
@@ -21,22 +23,41 @@ ITEMS, LONGEST = 20, 6
 CPU = torch.device("cpu")
 
 
+class Tape(TorchDispatchMode):
+    """The operations that run within it, those of backward passes among them."""
+
+    def __init__(self):
+        super().__init__()
+        self.operations = []
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        result = function(*arguments, **(options or {}))
+        self.operations.append((function, arguments, options or {}, result))
+        return result
+
+
 class Repeats:
-    """As CUDA's graphs do: what the work is given and what it gives stay in place, and its Python code runs once."""
+    """As CUDA's graphs do: the operations alone are done again, on tensors that stay where they are, with whatever
+    numbers Python gave them; no Python code of the work is."""
 
     def __init__(self):
         self.recorded = self.replayed = 0
 
     def record(self, work):
         state = torch.get_rng_state()
-        results = work()
+        with Tape() as tape:
+            results = work()
         torch.set_rng_state(state)
         self.recorded += 1
 
+        @torch.no_grad()
         def replay():
             self.replayed += 1
-            for name, value in work().items():
-                results[name].copy_(value)
+            for function, arguments, options, result in tape.operations:
+                again = function(*arguments, **options)
+                for old, new in zip(tree_leaves(result), tree_leaves(again), strict=True):
+                    if isinstance(old, torch.Tensor) and old is not new:
+                        old.copy_(new)
 
         return results, replay
 
@@ -113,6 +134,10 @@ def sasrec():
     ids=["item model", "in chunks", "table", "sasrec", "one negative", "hstu"],
 )
 def test_replayed_steps_train_as_steps_that_are_run(monkeypatch, make, objective, per_position, chunk):
+    def as_on_cuda(q, k, v, offsets, causal, scale, dropout):
+        return attention._padded_attention(q, k, v, offsets, LONGEST, causal, scale, dropout)
+
+    monkeypatch.setattr(attention, "_attention_by_length", as_on_cuda)
     monkeypatch.setattr("benchmark.training.recorded._LEAST_STEP", 8)
     given = list(batches(per_position))
     state = {name: x.clone() for name, x in objective.state_dict().items()}
@@ -189,26 +214,54 @@ def test_recordings_that_would_hold_too_much_memory_are_given_up(caplog):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("make", [sasrec, hstu, Averager])
-def test_a_cuda_graph_trains_as_the_plain_step(monkeypatch, make):
+@pytest.mark.parametrize(
+    ("make", "per_position", "compiled"),
+    [(sasrec, 4, False), (hstu, 0, False), (Averager, 0, False), (sasrec, 70, True)],
+    ids=["sasrec", "hstu", "item model", "compiled"],
+)
+def test_a_cuda_graph_trains_as_the_plain_step(monkeypatch, make, per_position, compiled):
     monkeypatch.setattr("benchmark.training.recorded._LEAST_STEP", 8)
-    device, losses = torch.device("cuda"), []
-    for length in (None, LONGEST):
+    device = torch.device("cuda")
+
+    def steps(recorded):
         torch.manual_seed(0)
         model, objective = make().to(device), InfoNCE(Temperature()).to(device)
-        parameters = [*model.parameters(), *objective.parameters()]
-        optimizer = torch.optim.AdamW(parameters, lr=0.01, fused=True)
-        engine = Engine(
-            model, objective, optimizer, device=device, bf16=False, compiled=True, sequence_length=length
-        )  # fmt: skip
+        optimizer = torch.optim.SGD([*model.parameters(), *objective.parameters()], lr=0.1, momentum=0.9)
+        engine = Engine(model, objective, optimizer, device=device, bf16=False, compiled=compiled)
+        if recorded:
+            engine.recorded = RecordedHistories(
+                engine._loss, objective, engine.parameters(), engine.precision, LONGEST, device
+            )
         given = [
             replace(x, sequences=x.sequences.to(device), targets=x.targets.to(device), negatives=x.negatives.to(device))
-            for x in batches(0)
+            for x in batches(per_position)
         ]
-        losses.append([float(engine.step(batch, seed=1).loss) for batch in given])
-        if length:
-            assert engine.recorded is not None
-            assert not engine.recorded.off
-            assert any(place.replay for place in engine.recorded._places.values())
-    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
-    assert isinstance(model, nn.Module)
+        losses = [float(engine.step(batch, seed=1).loss) for batch in given]
+        return losses, [x.detach().clone() for x in engine.parameters()], engine
+
+    losses, weights, engine = steps(recorded=True)
+    assert not engine.recorded.off
+    assert sum(place.replay is not None for place in engine.recorded._places.values()) >= 2
+    expected, plain, _ = steps(recorded=False)
+    assert losses == pytest.approx(expected, rel=1e-4)
+    for one, other in zip(weights, plain, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_replayed_step_draws_the_dropout_of_its_seed():
+    device, batch = torch.device("cuda"), next(batches(0))
+    batch = replace(
+        batch, sequences=batch.sequences.to(device), targets=batch.targets.to(device),
+        negatives=batch.negatives.to(device),
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = SASRec(Catalogue(ITEMS), LONGEST, SASRecSettings(heads=2, width=8, dropout=0.5)).to(device)
+    objective = InfoNCE(Temperature()).to(device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    engine = Engine(model, objective, optimizer, device=device, bf16=False)
+    engine.recorded = RecordedHistories(engine._loss, objective, engine.parameters(), engine.precision, LONGEST, device)
+    losses = [float(engine.step(batch, seed=seed).loss) for seed in (7, 8, 7, 8, 9)]  # from the third on, replayed
+    assert losses[:2] == pytest.approx(losses[2:4], rel=1e-5)
+    assert len({round(x, 4) for x in losses}) == 3
