@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmark.data.text import TextSettings, tokens_folder
 from benchmark.experiments import Configuration
 
 ROOT = Path(__file__).parent.parent
@@ -160,6 +161,18 @@ def test_popularity_from_raw_files_to_ranks_through_the_verbs(checkout):
         assert done.returncode == 0, done.stderr
     written = {path.name for path in (checkout / file).parent.iterdir()}
     assert {"run.yaml", "ranks.parquet", "metrics.csv", "training.csv", "provenance.json", "train.log"} <= written
+
+
+def test_a_new_run_with_the_same_texts_makes_no_tokens_anew(checkout):
+    """Nor, then, any finished run that reads them."""
+    run = next(r for r in Configuration(ROOT / "config").plan("table10", "laptop").runs() if r.text is not None)
+    settings = TextSettings.from_mapping(run.text)
+    tokens = str(tokens_folder(Path(f"data/{run.dataset}/{run.protocol}"), settings) / "tokens.json")
+    done = snakemake(checkout, "--cores", "1", tokens)
+    assert done.returncode == 0, done.stderr
+    assert (checkout / tokens).is_file()
+    again = snakemake(checkout, "--dry-run", tokens, "--config", "seeds=2020,7")
+    assert "Nothing to be done" in again.stderr + again.stdout
 
 
 def test_two_results_are_compared_by_the_workflow(checkout):

@@ -159,6 +159,14 @@ TOKENIZING_RUN = {path: run.id for run in RUNS.values() for path in token_files(
 IMAGES_RUN = {path: run.id for run in RUNS.values() for path in image_files(run)}
 
 
+def store_command(verb, run, log):
+    """Makes a store with the settings of a run that shares it. They are no input of the rule: a new run with the same
+    settings, such as one of another seed, would have the store made anew, and then all finished runs that read it."""
+    settings = f"{log.removesuffix('.log')}.yaml"
+    resolve = f"{BENCHMARK} resolve {run} --table {TABLE_OF[run]} {OPTIONS} --out {shlex.quote(settings)}"
+    return f"{resolve} && {BENCHMARK} {verb} {shlex.quote(settings)} 2> >(tee {shlex.quote(log)} >&2)"
+
+
 wildcard_constraints:
     run="[A-Za-z0-9_.-]+",
     dataset="[A-Za-z0-9_-]+",
