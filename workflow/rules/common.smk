@@ -163,8 +163,9 @@ def store_command(verb, run, log):
     """Makes a store with the settings of a run that shares it. They are no input of the rule: a new run with the same
     settings, such as one of another seed, would have the store made anew, and then all finished runs that read it."""
     settings = f"{log.removesuffix('.log')}.yaml"
-    resolve = f"{BENCHMARK} resolve {run} --table {TABLE_OF[run]} {OPTIONS} --out {shlex.quote(settings)}"
-    return f"{resolve} && {BENCHMARK} {verb} {shlex.quote(settings)} 2> >(tee {shlex.quote(log)} >&2)"
+    table, settings, log = (shlex.quote(text) for text in (TABLE_OF[run], settings, log))
+    resolve = f"{BENCHMARK} resolve {shlex.quote(run)} --table {table} {OPTIONS} --out {settings}"
+    return f"{resolve} && {BENCHMARK} {verb} {settings} 2> >(tee {log} >&2)"
 
 
 wildcard_constraints:
