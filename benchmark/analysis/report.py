@@ -16,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markdown_it import MarkdownIt
 from markupsafe import Markup
@@ -211,12 +212,15 @@ def summary(block: BlockResult, metrics: int) -> str:
         return f"{block.rows[0].row.label} alone, {users}."
     row, pair = max(compared, key=lambda one: one[1].improvement)
     low, high = signed(100 * pair.improvement_low, 1), signed(100 * pair.improvement_high, 1)
+    interval = f"95 % interval {low} to {high} %"
+    if not np.isfinite([pair.improvement_low, pair.improvement_high]).all():  # few users, some metric is 0 without them
+        interval = "too few users for an interval"
     count = f"Of the {len(compared)} methods" if len(compared) > 1 else "Of one method"
     seeds = {len(row.row.runs) for row in block.rows}
     return (
         f"{count} compared with {block.block.reference} over {users}, {row.row.label} "
         f"{'gains most' if pair.improvement > 0 else 'loses least'}: {signed(100 * pair.improvement, 1)} % in the mean "
-        f"of {metrics} metrics (95 % interval {low} to {high} %), "
+        f"of {metrics} metrics ({interval}), "
         + (
             "single seed."
             if seeds == {1}

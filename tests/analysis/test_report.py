@@ -262,6 +262,16 @@ def test_a_folder_without_tables_is_one_sentence(tmp_path):
         make_report(tmp_path, "laptop", configuration(), tmp_path, tmp_path / "report.html")
 
 
+def test_an_interval_that_a_few_users_do_not_give_is_not_told():
+    table = read_table(ROOT / "results" / "reference" / "laptop", "table7", configuration(), "laptop")
+    block = table.result.blocks[0]
+    rows = [
+        row if row.comparison is None else replace(row, comparison=replace(row.comparison, improvement_low=np.nan))
+        for row in block.rows
+    ]
+    assert "metrics (too few users for an interval), single seed." in summary(replace(block, rows=tuple(rows)), 6)
+
+
 def test_what_is_said_of_the_kept_results_is_so(tmp_path):
     said, published = {}, {}
     for preset, name in (("laptop", "table7"), ("gpu", "meta_ml1m")):
