@@ -15,7 +15,8 @@ import torch
 
 from benchmark.experiments.run import EngineName
 from benchmark.processes import Processes
-from benchmark.speed import Case, engine_of, measure, synthetic_batch
+from benchmark.speed import engine_of, measure
+from benchmark.speed_cases import Case, synthetic_batch
 
 LOSSES = "losses"
 

@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from benchmark.cli import app
 from benchmark.errors import UserError
-from benchmark.speed import _arithmetic, append_rows, load_case, synthetic_batch, synthetic_catalogue
+from benchmark.speed import _arithmetic, append_rows
+from benchmark.speed_cases import load_case, synthetic_batch, synthetic_catalogue
 
 ROOT = Path(__file__).parent.parent
 FILE = ROOT / "config" / "speed.yaml"

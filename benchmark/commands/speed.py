@@ -46,7 +46,8 @@ def speed(
     from benchmark.experiments.run import ENGINES, OFFLOADS
     from benchmark.processes import joined, local_rank
     from benchmark.provenance import provenance
-    from benchmark.speed import PARTS, append_rows, load_case
+    from benchmark.speed import PARTS, append_rows
+    from benchmark.speed_cases import load_case
     from benchmark.speed_processes import LOSSES, measure_engines
 
     log_to(None, f"{method} {shape}")
