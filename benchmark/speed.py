@@ -12,7 +12,7 @@ import csv
 import io
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,20 +45,19 @@ def measure(
     steps: int = 20,
     pieces: int | None = None,
     processes: Processes | None = None,
-) -> list[dict[str, Any]]:
-    """A row of figures for each part; the first `warmup` steps are not timed. pieces: of items encoded and of users
-    ranked, as many as steps by default. processes: those of the job, all of which call this; memory is that of this
-    one."""
+) -> Iterator[dict[str, Any]]:
+    """A row of figures for each part, as they come; the first `warmup` steps are not timed. pieces: of items encoded
+    and of users ranked, as many as steps by default. processes: those of the job, all of which call this; memory is
+    that of this one."""
     engine = engine_of(case, processes or Processes())
-    rows = []
     for part in parts:
         run = {"train": _train, "encode": _encode, "rank": _rank}[part]
         if case.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(case.device)
         figures = run(case, engine, warmup, steps if part == "train" else pieces or steps)
         memory = torch.cuda.max_memory_allocated(case.device) / _GIB if case.device.type == "cuda" else None
-        rows.append({"method": case.name, "shape": case.shape_name, "part": part, **figures, "peak_memory_gib": memory})
-    return [{name: _rounded(value) for name, value in row.items()} for row in rows]
+        row = {"method": case.name, "shape": case.shape_name, "part": part, **figures, "peak_memory_gib": memory}
+        yield {name: _rounded(value) for name, value in row.items()}
 
 
 def engine_of(case: Case, processes: Processes) -> Engine:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -34,21 +35,15 @@ def measure_engines(
     """A row for each engine and part, as they come. Part "losses" compares its loss curve of so many steps with that of
     the first engine. Memory is that of the process that takes most.
     """
-    first: list[float] | None = None
+    first: list[float] = []
     for engine in engines:
         job = Processes() if engine == "single" else processes
         chosen = replace(case, engine=engine)
         timed = tuple(part for part in parts if part != LOSSES)
-        found = measure(chosen, timed, warmup=warmup, steps=steps, pieces=pieces, processes=job) if timed else []
+        found = [measure(chosen, timed, warmup=warmup, steps=steps, pieces=pieces, processes=job)] if timed else []
         if LOSSES in parts:
-            curve = loss_curve(chosen, job, steps)
-            first = first or curve
-            difference = max(abs(a - b) for a, b in zip(first, curve, strict=True))
-            found.append(
-                {"method": case.name, "shape": case.shape_name, "part": LOSSES, "first_loss": curve[0],
-                 "last_loss": curve[-1], "largest_difference": difference, "peak_memory_gib": None}
-            )  # fmt: skip
-        for row in found:
+            found.append(_compared(chosen, job, steps, first))
+        for row in chain.from_iterable(found):
             most = processes.most([int(1000 * (row["peak_memory_gib"] or 0))])[0] / 1000
             compiled = case.compiled and engine != "zero3"  # which compiles no layer
             yield {
@@ -59,6 +54,17 @@ def measure_engines(
                 "compiled": compiled,
             }
         _forget(case.device)
+
+
+def _compared(case: Case, processes: Processes, steps: int, first: list[float]) -> Iterator[dict[str, Any]]:
+    """The row of a loss curve against the first one, which it becomes where there is none yet."""
+    curve = loss_curve(case, processes, steps)
+    first += [] if first else curve
+    difference = max(abs(a - b) for a, b in zip(first, curve, strict=True))
+    yield {
+        "method": case.name, "shape": case.shape_name, "part": LOSSES, "first_loss": curve[0], "last_loss": curve[-1],
+        "largest_difference": difference, "peak_memory_gib": None,
+    }  # fmt: skip
 
 
 def loss_curve(case: Case, processes: Processes, steps: int) -> list[float]:
