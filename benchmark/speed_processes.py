@@ -48,6 +48,7 @@ def measure_engines(
                 {"method": case.name, "shape": case.shape_name, "part": LOSSES, "first_loss": curve[0],
                  "last_loss": curve[-1], "largest_difference": difference, "peak_memory_gib": None}
             )  # fmt: skip
+        graphs = case.graphs and case.device.type == "cuda" and job.count == 1 and not engine.startswith("zero")
         for row in found:
             most = processes.most([int(1000 * (row["peak_memory_gib"] or 0))])[0] / 1000
             compiled = case.compiled and engine != "zero3"  # which compiles no layer
@@ -57,6 +58,7 @@ def measure_engines(
                 "engine": engine,
                 "processes": job.count,
                 "compiled": compiled,
+                "graphs": graphs and compiled and row["part"] in ("train", LOSSES),
             }
         _forget(case.device)
 
