@@ -43,6 +43,7 @@ def measure_engines(
         found = [measure(chosen, timed, warmup=warmup, steps=steps, pieces=pieces, processes=job)] if timed else []
         if LOSSES in parts:
             found.append(_compared(chosen, job, steps, first))
+        graphs = case.graphs and case.device.type == "cuda" and job.count == 1 and not engine.startswith("zero")
         for row in chain.from_iterable(found):
             most = processes.most([int(1000 * (row["peak_memory_gib"] or 0))])[0] / 1000
             compiled = case.compiled and engine != "zero3"  # which compiles no layer
@@ -52,6 +53,7 @@ def measure_engines(
                 "engine": engine,
                 "processes": job.count,
                 "compiled": compiled,
+                "graphs": graphs and compiled and row["part"] in ("train", LOSSES),
             }
         _forget(case.device)
 
