@@ -221,12 +221,20 @@ def test_stores_of_tokens_and_pictures_are_made_by_jobs(slurm, tmp_path):
 
 
 @pytest.mark.slurm
-def test_a_whole_workflow_runs_within_one_job(slurm, tmp_path):
-    """As the profile says it instead of arrays: its processes do not start steps of their own."""
-    folder = checkout(tmp_path, epochs=5)
-    command = f"env -u SLURM_JOB_ID {SNAKEMAKE} --cores 2 tiny"
-    call = ["sbatch", "--parsable", "--output=slurm.log", "--cpus-per-task=2", f"--wrap={command}"]
-    number = subprocess.run(call, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
-    waited(lambda: job(number)["JobState"] not in ("PENDING", "RUNNING"), 300, lambda: log_of(folder))
-    assert job(number)["JobState"] == "COMPLETED", log_of(folder)
+def test_a_whole_workflow_runs_within_one_job_and_goes_on_in_another(slurm, tmp_path):
+    """As the profile says it instead of arrays. The first job's time is over before its work is."""
+    folder = checkout(tmp_path, epochs=1000)
+
+    def ended(*options):
+        wrapped = f"--wrap=env -u SLURM_JOB_ID {SNAKEMAKE} --cores 2 tiny"
+        call = ["sbatch", "--parsable", "--open-mode=append", "--output=slurm.log", "--cpus-per-task=2", *options]
+        number = subprocess.run([*call, wrapped], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+        busy = ("PENDING", "RUNNING", "COMPLETING")
+        waited(lambda: job(number)["JobState"] not in busy, 900, lambda: log_of(folder))
+        return job(number)["JobState"]
+
+    assert ended("--time=1") == "TIMEOUT"
+    assert re.search(r"stopped by SIGTERM after step \d+", log_of(folder))
+    assert ended() == "COMPLETED", log_of(folder)
+    assert re.search(r"continues after step \d+", log_of(folder))
     assert (folder / "results/laptop/tiny.csv").exists()
