@@ -202,9 +202,7 @@ class Run(Settings):
             wanted = "{count: 1, sharing: per_position}"
             raise ValueError(f"training.objective {objective} takes one negative a position: set negatives to {wanted}")
         if objective == "dense_all_action" and negatives.sharing == "per_position":
-            raise ValueError(
-                "objective dense_all_action shares its negatives: set sharing to in_batch or shared"
-            )
+            raise ValueError("objective dense_all_action shares its negatives: set sharing to in_batch or shared")
         return self
 
     def identity(self) -> str:
