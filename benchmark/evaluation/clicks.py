@@ -16,7 +16,8 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from benchmark.data.click_cases import ClickCases, ClickData, blocks, with_requests
+from benchmark.data.click_cases import ClickCases, ClickData, blocks
+from benchmark.data.requests import with_requests
 from benchmark.evaluation.click_metrics import write_clicks
 from benchmark.evaluation.metrics import Float64
 from benchmark.evaluation.ranking import embed_catalogue
