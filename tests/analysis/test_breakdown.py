@@ -75,7 +75,7 @@ def test_what_holds_for_all_rows_of_a_method_is_told_once():
     made = Configuration(ROOT / "config")
     (section,) = deviations(made, [made.plan("figure3", "laptop")]).split("\n## ")[1:-1]
     assert section.count("num_hidden_layers 2 (22)") == 1
-    assert "| HSTU, 50 % of users | `training`: epochs 120 (50), patience 10 (5), user_share 0.5 (0.45) |" in section
+    assert "| HSTU, 50 % of users | `training`: epochs 120 (50), patience 10 (5) |" in section
     assert "Other settings in *HSTU, 12.5 % of users*, *HSTU, 50 % of users*, *HSTU, all of users*:" in section
 
 
