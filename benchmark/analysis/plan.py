@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 SPEED, PAPER_COST = Path("results/reference/speed.csv"), Path("results/published/training_cost.csv")
 CORRELATION = 0.5  # of two methods over users; 0.4 to 0.8 in results/reference
 NONE = "\N{EN DASH}"
+LEAST = "\N{DAGGER}"
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,11 @@ def plan_text(
         for row in block.rows:
             for run in row.runs:
                 cost = costs[run.id]
-                hours, source = _gpu_hours(cost, assumptions, gpu, gpus)
+                hours, source, least = _gpu_hours(cost, assumptions, gpu, gpus)
                 assumed.add(source)
                 total += hours if run.id not in seen else 0.0
-                rows.append(_line(row, cost, assumptions, gpu, gpus, hours, price, again=run.id in seen))
+                shown = f"{hours:,.2f}{LEAST if least else ''}"
+                rows.append(_line(row, cost, assumptions, gpu, gpus, hours, shown, price, again=run.id in seen))
                 seen.add(run.id)
         first = costs[block.rows[0].runs[0].id].facts
         origin = "prepared" if first.measured else "not prepared: lengths of histories estimated from published counts"
@@ -63,7 +65,13 @@ def plan_text(
     money = "" if price is None else f", {total * price:,.0f} at {price:g} a GPU-hour"
     parts.append(f"All {len(seen)} runs: {total:,.1f} {gpu} hours{money}.")
     parts += [f"- {note}" for note in sorted(assumed)]
+    if any(LEAST in part for part in parts):
+        parts.append(
+            f"- {LEAST}: the least that a step takes decides, {1000 * assumptions.step_seconds:g} ms; its arithmetic "
+            "takes less."
+        )
     parts.append(
+        "- Exchanges between GPUs are not counted; they grow with the parameters, item tables included.\n"
         "- Hours are for all epochs and a validation after each; patience may end a run sooner. Memory: weights, "
         f"gradients and moments in float32, of which {assumptions.memory_share:.0%} of a GPU's memory may be taken; "
         "activations follow the chunk, which is no part of a run."
@@ -73,7 +81,7 @@ def plan_text(
 
 def _line(
     row: PlannedRow, cost: PlannedCost, assumptions: CostAssumptions, gpu: str, gpus: int, hours: float,
-    price: float | None, again: bool,
+    shown: str, price: float | None, again: bool,
 ) -> dict[str, str]:  # fmt: skip
     work, run = work_of(cost.run, cost.facts, cost.size), cost.run
     engine, held = fitting_engine(cost.size, gpus, assumptions.gpu(gpu), assumptions.memory_share)
@@ -87,7 +95,7 @@ def _line(
         "events/epoch": f"{work.positions / 1e6:,.2f}M",
         "memory/GPU": f"{held / 2**30:,.1f} GiB",
         "engine": engine or "does not fit",
-        "GPU-hours": f"{hours:,.2f}",
+        "GPU-hours": shown,
         f"days on {gpus}": f"{hours / gpus / 24:,.2f}",
     }
     if price is not None:
@@ -96,8 +104,8 @@ def _line(
     return line
 
 
-def _gpu_hours(cost: PlannedCost, assumptions: CostAssumptions, gpu: str, gpus: int) -> tuple[float, str]:
-    """Hours of all GPUs together, and what they were reckoned with."""
+def _gpu_hours(cost: PlannedCost, assumptions: CostAssumptions, gpu: str, gpus: int) -> tuple[float, str, bool]:
+    """Hours of all GPUs together, what they were reckoned with, and whether the least time of a step decides them."""
     precision, run = cost.run.execution.precision, cost.run
     share = measured_utilisation(SPEED, run.method, gpu)
     source = f"{run.method}: {share:.0%} of the peak, as measured ({SPEED})." if share else ""
@@ -108,7 +116,9 @@ def _gpu_hours(cost: PlannedCost, assumptions: CostAssumptions, gpu: str, gpus: 
             f"{1000 * assumptions.step_seconds:g} ms for a step at the least (config/costs.yaml)."
         )
     rate = share * getattr(assumptions.gpu(gpu), precision)
-    return gpu_hours(run, work_of(run, cost.facts, cost.size), gpus, rate, assumptions.step_seconds), source
+    work = work_of(run, cost.facts, cost.size)
+    hours = gpu_hours(run, work, gpus, rate, assumptions.step_seconds)
+    return hours, source, hours > gpu_hours(run, work, gpus, rate, 0.0)
 
 
 def _paper_cost(row: PlannedRow) -> str:

@@ -110,6 +110,8 @@ def test_the_verb_prints_every_run_and_refuses_what_it_does_not_know(monkeypatch
     for label in ("HLLM-1B-Scratch", "HLLM-7B", "HSTU-large", "SASRec (2018)"):
         assert label in out
     assert "3,149 A100 hours (32 for 4.1 days)" in out
+    pixel = {line.split()[0]: line for line in out.split("\n\n")[0].splitlines()[3:8]}
+    assert {name for name, line in pixel.items() if "\N{DAGGER}" in line} == {"HSTU", "SASRec", "HSTU-1B", "SASRec-1B"}
     assert "lengths of histories estimated from published counts" in out
     plan("table7", preset="paper", gpu="H100", gpus=1, price=None, effect=5.0, data=tmp_path)
     assert "does not fit" in capsys.readouterr().out  # HLLM-7B
