@@ -21,9 +21,10 @@ from benchmark.data.batches import TrainingBatch
 from benchmark.errors import UserError
 from benchmark.processes import Processes
 from benchmark.recommender import PackedSequences, SequentialRecommender
+from benchmark.training.gradients import sum_gradients
 from benchmark.training.item_embedding import ItemEmbedder
 from benchmark.training.objectives import Objective, StepItems
-from benchmark.training.precision import Precision, compile_layers
+from benchmark.training.precision import Precision, compile_errors, compile_layers, run_layers_plain
 from benchmark.training.recorded import RecordedHistories
 from benchmark.training.state import MOMENTS, Fragment, StoredState, learned_parameters
 
@@ -50,6 +51,7 @@ class StepFigures:
 
 
 _LEAST_CAUTION = 1 / 16  # of the share of memory for items' graphs; after that, every item is embedded twice
+_LONGEST_REASON = 200  # characters of why torch.compile has failed
 _MOST_ITEMS = 256  # tried first when the memory has not sufficed for a step's items at any share
 
 
@@ -60,13 +62,21 @@ class MemoryExceededError(Exception):
         self.what, self.own = what, own
 
 
+class CompileFailedError(Exception):
+    """torch.compile has failed in some process; own: what it said in this one."""
+
+    def __init__(self, own: Exception | None) -> None:
+        self.own = own
+
+
 class Engine:
     """Model, objective and optimizer, whole in every process; gradients are summed after the last backward pass.
 
     optimizer: AdamW or another one over the parameters of both. processes: those of the job. item_chunk: most items
     embedded at once; see `ItemEmbedder`. history_chunk: most sequences through `embed_histories` at once. When the
     GPU's memory does not suffice, they are halved and the step is repeated. compiled: let torch.compile make the
-    kernels of the model's heavy layers and of the objective. sequence_length: events of the longest history that a
+    kernels of the model's heavy layers and of the objective; where it fails, which no method can rule out, the step is
+    repeated without. sequence_length: events of the longest history that a
     batch may hold; where it is given, and compiled, one process runs the histories on CUDA as a graph: see
     `RecordedHistories`.
 
@@ -97,6 +107,7 @@ class Engine:
         optimizer.register_step_post_hook(lambda *_: self.precision.weights_changed())
         objective.compiled = compiled
         self._comparable = torch.compile(model.comparable) if compiled else model.comparable
+        self._compile_errors = compile_errors() if compiled else ()
         if compiled:
             compile_layers(model)
         self.items = ItemEmbedder(model, device, self.precision, item_chunk)
@@ -132,6 +143,9 @@ class Engine:
                 figures = self._gradients(batch)
             except MemoryExceededError as error:
                 exceeded = error
+            except CompileFailedError as error:
+                self._run_plain(error.own)
+                continue
             else:
                 self._update()
                 return figures
@@ -264,17 +278,32 @@ class Engine:
         self.optimizer.step()
 
     def _together(self, what: Chunked, work: Callable[[], Result]) -> Result:
-        """Do what may exceed the memory. If it does in one process, none goes on to the next exchange."""
+        """Do what may exceed the memory or want kernels made. If it fails in one process, none goes on to the next
+        exchange."""
         result: Result | None = None
+        exceeded, failed = False, None
         try:
             result = work()
         except torch.OutOfMemoryError:
-            own = True
-        else:
-            own = False
-        if self.processes.any(own):
-            raise MemoryExceededError(what, own)
+            exceeded = True
+        except self._compile_errors as error:
+            failed = error
+        some_exceeded, some_failed = self.processes.most([int(exceeded), int(failed is not None)])
+        if some_failed:
+            raise CompileFailedError(failed)
+        if some_exceeded:
+            raise MemoryExceededError(what, exceeded)
         return result  # type: ignore[return-value]
+
+    def _run_plain(self, error: Exception | None) -> None:
+        said = str(error).partition("Set TORCHDYNAMO_VERBOSE")[0] if error else "in another process"
+        reason = " ".join(said.split())[:_LONGEST_REASON]
+        log.warning(
+            "torch.compile has failed (%s); kernels are run as they are from now on, to the same result", reason
+        )
+        run_layers_plain(self.model)
+        self._compile_errors, self.objective.compiled, self._comparable = (), False, self.model.comparable
+        self.recorded = None
 
     def _halve(self, exceeded: MemoryExceededError, batch: TrainingBatch) -> None:
         if self.device.type == "cuda":
@@ -326,19 +355,3 @@ def mean_cosine(vectors: Tensor) -> Tensor:
     count = len(vectors)
     total = F.normalize(vectors, dim=-1).sum(0).square().sum()
     return (total - count) / max(1, count * (count - 1))
-
-
-def sum_gradients(processes: Processes, parameters: list[nn.Parameter]) -> None:
-    """Sum each parameter's gradient over the processes; one that no process has a gradient for keeps none."""
-    if processes.count > 1:
-        processes.sum_in_place(used_gradients(processes, parameters))
-
-
-def used_gradients(processes: Processes, parameters: list[nn.Parameter]) -> list[Tensor]:
-    """The gradients of the parameters that any process has one for; zeros where this one has none."""
-    found = processes.most([int(p.grad is not None) for p in parameters]) if parameters else []
-    used = [p for p, some in zip(parameters, found, strict=True) if some]
-    for parameter in used:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    return [p.grad for p in used if p.grad is not None]

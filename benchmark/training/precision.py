@@ -118,6 +118,19 @@ def compile_layers(model: SequentialRecommender, backend: str = "inductor") -> N
         layer.compile(dynamic=True, backend=backend)
 
 
+def run_layers_plain(model: SequentialRecommender) -> None:
+    """Take back `compile_layers`."""
+    for layer in (*model.heavy_layers(), *model.light_layers()):
+        layer._compiled_call_impl = None
+
+
+def compile_errors() -> tuple[type[Exception], ...]:
+    """What torch.compile raises where it cannot make a kernel, in a forward or a backward pass."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    return (TorchDynamoException,)
+
+
 @cache
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function as torch.compile makes it: for the first shapes that it sees, and then for any number of rows."""

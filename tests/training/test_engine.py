@@ -1,14 +1,20 @@
 """One step: in pieces as in one piece, in any item chunk, with the loss computed by hand."""
 
+import inspect
+
 import pytest
 import torch
 import torch.nn.functional as F
+from functorch.compile import make_boxed_func
 from torch import nn
+from torch._dynamo.backends.common import aot_autograd
+from torch._dynamo.exc import BackendCompilerFailed
 
 from benchmark.data.batches import TrainingBatch
 from benchmark.recommender import PackedSequences, SequentialRecommender
 from benchmark.training.engine import Engine, mean_cosine
 from benchmark.training.objectives import InfoNCE, Temperature
+from benchmark.training.precision import compile_errors, compile_layers
 
 
 class Averager(SequentialRecommender):
@@ -99,3 +105,44 @@ def test_the_mean_cosine_is_that_of_all_pairs():
     pairs = [F.cosine_similarity(vectors[i], vectors[j], dim=0) for i in range(7) for j in range(7) if i != j]
     assert mean_cosine(vectors).item() == pytest.approx(torch.stack(pairs).mean().item(), abs=1e-6)
     assert mean_cosine(vectors[:1]).item() == pytest.approx(0, abs=1e-6)
+
+
+class OwnLinear(nn.Linear):  # torch.compile leaves torch's own modules alone
+    def forward(self, x):
+        return F.linear(x, self.weight, self.bias)
+
+
+class Compiled(Averager):
+    def __init__(self):
+        super().__init__()
+        for layer in self.heavy_layers():
+            layer.__class__ = OwnLinear
+
+    def heavy_layers(self):
+        return [self.step, self.encode]
+
+
+def _fails(*_):
+    raise BackendCompilerFailed(_fails, AssertionError("no kernel"), inspect.currentframe())
+
+
+@pytest.mark.parametrize(
+    "backend",
+    [_fails, aot_autograd(fw_compiler=lambda graph, _: make_boxed_func(graph), bw_compiler=_fails)],
+    ids=["forward", "backward"],
+)
+def test_a_step_is_repeated_without_compiled_kernels_where_they_cannot_be_made(caplog, backend):
+    expected, gradients = after_one_step(None)
+    torch.manual_seed(0)
+    model, objective = Compiled(), InfoNCE(Temperature())
+    parameters = [*model.parameters(), *objective.parameters()]
+    optimizer = torch.optim.SGD(parameters, lr=0.0)
+    engine = Engine(model, objective, optimizer, device=torch.device("cpu"), bf16=False)
+    compile_layers(model, backend)
+    engine._compile_errors = compile_errors()  # as with compiled=True, which would make the objective's kernels too
+    losses = [float(engine.step(one_batch()).loss) for _ in range(2)]
+    assert losses == pytest.approx([expected] * 2, abs=1e-6)
+    for a, b in zip(gradients, (p.grad for p in parameters), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+    (told,) = [record.message for record in caplog.records if "torch.compile has failed" in record.message]
+    assert "no kernel" in told
