@@ -18,8 +18,23 @@ from benchmark.files import write_atomically
 
 def save_weights(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write the weights as safetensors."""
-    own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    own = apart(tensors)
     write_atomically(path, lambda temporary: write_tensors(temporary, own))
+
+
+def apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as a file of safetensors wants them: on the host, each alone in its memory. Those that are so already
+    are not copied: they may fill most of it."""
+    own: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, tensor in tensors.items():
+        there = tensor.detach().cpu().contiguous()
+        storage = there.untyped_storage()
+        if storage.nbytes() != there.nbytes or storage.data_ptr() in taken:
+            there = there.clone()
+        taken.add(there.untyped_storage().data_ptr())
+        own[name] = there
+    return own
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], notes: dict[str, str] | None = None) -> None:

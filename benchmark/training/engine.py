@@ -68,7 +68,7 @@ class Engine:
     GPU's memory does not suffice, they are halved and the step is repeated. compiled: let torch.compile make the
     kernels of the model's heavy layers and of the objective. sequence_length: events of the longest history that a
     batch may hold; where it is given, and compiled, one process runs the histories on CUDA as a graph: see
-    `RecordedHistories`.
+    `RecordedHistories`. precision: what the model runs in, where it is not what bf16 says alone.
 
     torch's DistributedDataParallel is not used: a step has several backward passes (the histories' chunks, then the
     items'), of which not all reach every parameter, and it expects one forward and backward pass through its wrapper.
@@ -87,13 +87,14 @@ class Engine:
         processes: Processes | None = None,
         compiled: bool = False,
         sequence_length: int | None = None,
+        precision: Precision | None = None,
     ) -> None:
         self.model, self.objective = model, objective
         self.optimizer = optimizer
         self.device, self.history_chunk = device, history_chunk
         self.processes = processes or Processes()
         self.processes.send_from_first([p.data for p in self.parameters()])
-        self.precision = Precision(model, device, bf16=bf16)
+        self.precision = precision or Precision(model, device, bf16=bf16)
         optimizer.register_step_post_hook(lambda *_: self.precision.weights_changed())
         objective.compiled = compiled
         self._comparable = torch.compile(model.comparable) if compiled else model.comparable

@@ -65,7 +65,7 @@ class Trainer:
         self.clicks = clicks_of(run, dataset)
         dataset = self.clicks.dataset if self.clicks else dataset
         self.run, self.dataset, self.folder, self.device = run, dataset, folder, device
-        self.model, self.objective = model.to(device), objective_for(settings).to(device)
+        self.model, self.objective = model, objective_for(settings)  # the engine moves them
         self.batches = TrainingBatches(
             dataset,
             sequence_length=settings.sequence_length,
