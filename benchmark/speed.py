@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import statistics
 import time
 from collections.abc import Callable
@@ -34,10 +35,13 @@ from benchmark.training.engines import make_engine, resolved
 from benchmark.training.objectives import InfoNCE, Temperature
 from benchmark.training.offload import OffloadEngine
 
+log = logging.getLogger(__name__)
+
 PARTS = ("train", "encode", "rank")
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # bf16, dense, by the vendor's data sheets
 _ENCODED_TOKENS = 1 << 16  # in one forward pass
 _FEW, _DRAWN_AT_ONCE = 1 << 20, 1 << 25  # numbers
+_LONG_STEP = 2.0  # seconds; each one that takes longer is told as it ends
 _GIB = 1 << 30
 
 
@@ -115,9 +119,12 @@ def _train(case: Case, engine: Engine, warmup: int, steps: int) -> dict[str, Any
     batches = [synthetic_batch(case, 0)]
 
     def step() -> None:
+        began = time.perf_counter()
         loss = engine.step(batches[-1]).loss
         batches.append(synthetic_batch(case, len(batches)))
         float(loss)
+        if (seconds := time.perf_counter() - began) > _LONG_STEP:
+            log.info("%s: step %d took %.1f s", case.shape_name, len(batches) - 1, seconds)
 
     for _ in range(warmup):
         step()
