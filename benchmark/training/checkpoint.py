@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,9 +46,19 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], notes: dict[str, str] 
         raise OSError(str(error)) from error
 
 
-def load_weights(path: Path) -> dict[str, Tensor]:
+def copy_weights(path: Path, to: Path) -> None:
+    """Without reading them: what they take in memory may not be there a second time."""
+    _check_exists(path)
+    write_atomically(to, lambda temporary: shutil.copyfile(path, temporary))
+
+
+def _check_exists(path: Path) -> None:
     if not path.exists():
         raise UserError(f"{path} does not exist: train the run first")
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    _check_exists(path)
     try:
         return load_file(path)
     except Exception as error:  # safetensors raises its own type for truncated and foreign files

@@ -18,8 +18,8 @@ from benchmark.processes import Processes
 from benchmark.recommender import SequentialRecommender
 from benchmark.training.engine import Engine
 from benchmark.training.objectives import Objective
-from benchmark.training.offload import OffloadEngine, place
-from benchmark.training.precision import float32_weights
+from benchmark.training.offload import HostedWeights, OffloadEngine, place
+from benchmark.training.precision import Precision, float32_weights
 from benchmark.training.zero import ZeroEngine
 
 log = logging.getLogger(__name__)
@@ -82,9 +82,8 @@ def resolved(
     learned = [p.numel() for p in model.parameters() if p.requires_grad]
     heavy = sum(p.numel() for p in _weights_of_layers(model) if p.requires_grad)
     if name == "auto":
-        memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
         copies = 2 if execution.precision == "bf16" else 4
-        found = chosen_engine(sum(learned), memory, processes.count, heavy=heavy, copies=copies)
+        found = chosen_engine(sum(learned), _memory(device), processes.count, heavy=heavy, copies=copies)
         if offload == "none":
             name, offload = found
         elif processes.count == 1 and offload == "optimizer":
@@ -103,6 +102,20 @@ def resolved(
     return execution.model_copy(update={"engine": name, "offload": offload})
 
 
+def place_to_rank(model: SequentialRecommender, device: torch.device, *, bf16: bool) -> Precision:
+    """Move a trained model to the device, and return what it ranks in. Where float32 weights beside their copies would
+    take too much of the GPU, it gets copies of the heavy layers' alone."""
+    copies = 2 * sum(p.numel() for p in _weights_of_layers(model)) if bf16 else 0
+    memory = _memory(device)
+    hosted = memory is not None and sum(p.nbytes for p in model.parameters()) + copies > _SHARE * memory
+    if hosted:
+        log.info("the weights of the heavy layers are kept on the host, and copies of them on the GPU")
+    place(model, device, hosted=hosted)
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    kept = HostedWeights(model.heavy_layers(), dtype, device) if hosted else None
+    return Precision(model, device, bf16=bf16, copies=kept)
+
+
 def _check_host(model: SequentialRecommender, heavy: int) -> None:
     """Of what heavy layers need, the weights themselves may be on the host already."""
     there = sum(p.nbytes for p in _weights_of_layers(model) if p.device.type == "cpu")
@@ -113,6 +126,11 @@ def _check_host(model: SequentialRecommender, heavy: int) -> None:
             f"need {needed / _GB:.0f} GB and the host has {available / _GB:.0f} GB left; use more GPUs "
             "(execution.processes), a host with more memory, or a smaller model"
         )
+
+
+def _memory(device: torch.device) -> int | None:
+    """Bytes of a GPU."""
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
 
 
 def _weights_of_layers(model: SequentialRecommender) -> set[nn.Parameter]:

@@ -2,7 +2,6 @@
 
 import logging
 from contextlib import ExitStack
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +12,8 @@ from benchmark.errors import UserError
 from benchmark.experiments import ExecutionSettings, OptimizerSettings
 from benchmark.processes import Processes
 from benchmark.training import engines, item_embedding, offload
-from benchmark.training.engines import make_engine, resolved
+from benchmark.training.checkpoint import apart, copy_weights, load_weights, save_weights
+from benchmark.training.engines import make_engine, place_to_rank, resolved
 from benchmark.training.objectives import InfoNCE, Temperature
 from benchmark.training.offload import HostedWeights, OffloadEngine, place
 from benchmark.training.precision import WorkingCopies
@@ -88,6 +88,20 @@ def test_a_run_that_was_stopped_continues_with_the_other(kept, tmp_path):
     assert_same_weights(undisturbed, continued)
 
 
+def test_weights_are_written_without_a_second_copy_of_them(tmp_path):
+    """But for those that lie in the same memory, of which a file must hold each."""
+    whole = torch.arange(6.0)
+    tensors = {"whole": whole, "again": whole, "part": torch.arange(9.0)[3:], "turned": torch.ones(2, 3).T}
+    own = apart(tensors)
+    assert own["whole"].data_ptr() == whole.data_ptr()
+    assert own["again"].data_ptr() != whole.data_ptr()
+    save_weights(tmp_path / "w", tensors)
+    copy_weights(tmp_path / "w", tmp_path / "copy")
+    read = load_weights(tmp_path / "copy")
+    assert read.keys() == tensors.keys()
+    assert all(torch.equal(read[name], tensors[name]) for name in tensors)
+
+
 def test_a_step_that_exceeds_the_memory_leaves_nothing_behind(caplog):
     """Its gradients may still be on their way when it is repeated in smaller pieces."""
     hosted, plain = engine_of("optimizer", history_chunk=4), engine_of("none")
@@ -144,10 +158,9 @@ def test_chunks_are_few_where_each_costs_an_exchange(monkeypatch, room):
 
 
 def on_gpu(monkeypatch, gigabytes, host=10_000 * GIGABYTE):
-    properties = SimpleNamespace(total_memory=int(gigabytes * GIGABYTE))
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    """Memory of a GPU and of the host."""
+    monkeypatch.setattr(engines, "_memory", lambda device: int(gigabytes * GIGABYTE))
     monkeypatch.setattr(engines, "available_memory", lambda: host)
-    return torch.device("cuda")
 
 
 class Large(nn.Module):
@@ -165,7 +178,8 @@ class Large(nn.Module):
 def test_the_host_is_used_where_the_gpu_alone_is_too_small(monkeypatch):
     def chosen(gigabytes, count=1, **execution):
         settings = ExecutionSettings(**{"precision": "bf16"} | execution)
-        found = resolved(settings, Large(), on_gpu(monkeypatch, gigabytes), Processes(0, count))
+        on_gpu(monkeypatch, gigabytes)
+        found = resolved(settings, Large(), CPU, Processes(0, count))
         return found.engine, found.offload
 
     assert chosen(400) == ("single", "none")
@@ -177,9 +191,23 @@ def test_the_host_is_used_where_the_gpu_alone_is_too_small(monkeypatch):
 
 
 def test_neither_gpu_nor_host_is_one_sentence(monkeypatch):
-    device = on_gpu(monkeypatch, 80, host=130 * GIGABYTE)
+    on_gpu(monkeypatch, 80, host=130 * GIGABYTE)
     with pytest.raises(UserError, match=r"13.0 billion weights.* need 208 GB and the host has 12\d GB left; use more"):
-        resolved(ExecutionSettings(precision="bf16"), Large(), device, Processes())
+        resolved(ExecutionSettings(precision="bf16"), Large(), CPU, Processes())
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_model_that_is_too_large_for_the_gpu_ranks_from_the_host(monkeypatch, bf16):
+    items, model = torch.arange(5), build("hllm", 0.0)
+    plain = place_to_rank(model, CPU, bf16=bf16)
+    with torch.no_grad(), plain():
+        expected = model.embed_items(items)
+    on_gpu(monkeypatch, 1e-6)
+    hosted = place_to_rank(model, CPU, bf16=bf16)
+    assert isinstance(hosted._copies, HostedWeights)
+    with torch.no_grad(), hosted():
+        assert torch.equal(model.embed_items(items), expected)
+        assert model.heavy_layers()[0].mlp.up_proj.weight.dtype == (torch.bfloat16 if bf16 else torch.float32)
 
 
 @pytest.mark.parametrize(("engine", "kept"), [("ddp", "optimizer"), ("single", "all"), ("ddp", "all")])
