@@ -18,7 +18,7 @@ import queue
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +66,9 @@ class OffloadEngine(Engine):
         )  # fmt: skip
         self.items.few_chunks = True
         self.seconds = self._copies.seconds
+
+    def evaluated(self) -> AbstractContextManager[None]:
+        return self.precision()  # whose copies alone are on the device
 
     def _gradients(self, batch: TrainingBatch) -> StepFigures:
         with self._copies.in_place():

@@ -212,7 +212,8 @@ class Trainer:
         if self.run.training.selection == "best":
             began = time.perf_counter()
             if self.clicks:
-                scores = click_validation_metrics(self.run, self.clicks, self.model, self.device)
+                with self.engine.evaluated():
+                    scores = click_validation_metrics(self.run, self.clicks, self.model, self.device)
             else:
                 scores = validation_metrics(
                     self.run, self.dataset, self.model, self.device, self.processes, self.engine.precision

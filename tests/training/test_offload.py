@@ -71,7 +71,7 @@ def test_in_bfloat16_the_gradients_are_added_up_in_float32(monkeypatch):
     plain.precision._copies = WorkingCopies(plain.model.heavy_layers(), torch.bfloat16)
     assert take(hosted, 0, 3) == take(plain, 0, 3)
     assert_same_weights(plain, hosted)
-    with hosted.precision():
+    with hosted.evaluated():
         assert all(p.dtype == torch.bfloat16 for layer in hosted.model.heavy_layers() for p in layer.parameters())
 
 
@@ -231,10 +231,10 @@ def test_the_engine_says_where_it_keeps_what(caplog):
 def test_on_a_gpu_the_steps_are_those_of_the_plain_engine(precision, tolerance, compile, monkeypatch):
     """By items chunked as memory allows, with pieces that come round often."""
     monkeypatch.setattr(offload, "_PIECE", 64)
-    more = {"device": torch.device("cuda"), "precision": precision, "compile": compile, "item_chunk": None}
+    more = {"device": torch.device("cuda", 0), "precision": precision, "compile": compile, "item_chunk": None}
     plain, hosted = (engine_of(kept, **more) for kept in ("none", "optimizer"))
     heavy = {id(p) for layer in hosted.model.heavy_layers() for p in layer.parameters()}
     assert all((p.device.type == "cpu") == (id(p) in heavy) for p in hosted.model.parameters())
     assert take(hosted, 0, 4) == pytest.approx(take(plain, 0, 4), abs=tolerance)
-    assert_same_weights(plain, hosted, atol=0.02 if precision == "bf16" else 2e-4, rtol=1e-4)
+    assert_same_weights(plain, hosted, atol=0.05 if precision == "bf16" else 2e-4, rtol=1e-4)
     assert hosted.seconds["sums"] > 0
