@@ -41,17 +41,20 @@ def measure_engines(
     for engine in engines:
         job = Processes() if engine == "single" else processes
         chosen = [replace(case, engine=engine) for case in cases]
+        graphs = cases[0].graphs and cases[0].device.type == "cuda" and job.count == 1 and not engine.startswith("zero")
         for row in _rows(chosen, parts, job, first, warmup=warmup, steps=steps, pieces=pieces):
             most = processes.most([int(1000 * (row["peak_memory_gib"] or 0)), _resident_kibibytes()])
             compiled = cases[0].compiled and engine != "zero3"  # which compiles no layer
+            kept = row.get("offload", cases[0].offload)
             yield {
-                "offload": cases[0].offload,
                 **row,
                 "peak_memory_gib": most[0] / 1000 or None,
                 "host_memory_gib": round(most[1] / (1 << 20), 2),
                 "engine": engine,
+                "offload": kept,
                 "processes": job.count,
                 "compiled": compiled,
+                "graphs": graphs and compiled and kept == "none" and row["part"] in ("train", LOSSES),
             }
 
 

@@ -23,7 +23,7 @@ def speed(
     ] = "train,encode,rank",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     compile: Annotated[str, typer.Option(help="auto (on CUDA), on or off")] = "auto",
-    graphs: Annotated[bool, typer.Option(help="run histories as a CUDA graph")] = False,
+    graphs: Annotated[bool, typer.Option(help="run histories as a CUDA graph")] = True,
     precision: Annotated[str, typer.Option(help="auto (the method's), fp32 or bf16")] = "auto",
     item_chunk: Annotated[int | None, typer.Option(help="items embedded at once; by default what fits")] = None,
     warmup: Annotated[int, typer.Option(help="steps that are not timed")] = 5,
@@ -83,7 +83,6 @@ def speed(
     origin = provenance(runs_on)
     conditions = {
         "precision": cases[0].method.precision,
-        "graphs": graphs,
         "item_chunk": item_chunk,
         "steps": steps,
         "threads": threads,

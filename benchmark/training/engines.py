@@ -55,8 +55,8 @@ def make_engine(
         engine = partial(ZeroEngine, model, objective, make_optimizer, stage=int(name[4:]), offload=offload)
     elif hosted:
         log.info("weights, gradients and moments of the heavy layers are kept on the host, updated by %d of its %d "
-                 "processors (execution.threads)%s", torch.get_num_threads(), len(os.sched_getaffinity(0)),
-                 "; histories are not run as a CUDA graph" if execution.graphs else "")  # fmt: skip
+                 "processors (execution.threads); histories are not run as a CUDA graph",
+                 torch.get_num_threads(), len(os.sched_getaffinity(0)))  # fmt: skip
         engine = partial(OffloadEngine, model, objective, make_optimizer(learned))
     else:
         length = sequence_length if execution.graphs else None
