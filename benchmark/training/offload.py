@@ -8,8 +8,9 @@ and the changed weights come back as copies. Losses and weights are those of the
 
 What it needs for HLLM-1B and HLLM-7B, whose layers have 1.94 and 12.95 billion weights: 31 and 207 GB of the host's
 memory; of the GPU's 5 and 28 GB (with 32,000 word vectors), and the activations of a chunk of at least 4,096 tokens,
-about 4 and 12 GB: by this count GPUs of 12 and 48 GB. A larger one embeds items in fewer chunks. The host reads and writes about 50
-bytes a weight and step, so all its processors should take part (`execution.threads`). Measured: results/reference.
+about 4 and 12 GB: by this count GPUs of 12 and 48 GB. A larger one embeds items in fewer chunks. The host reads and
+writes about 50 bytes a weight and step, so all its processors should take part (`execution.threads`). Measured:
+results/reference/README.md.
 """
 
 from __future__ import annotations
