@@ -16,6 +16,7 @@ from benchmark.analysis.cost import (
     ModelSize,
     fitting_engine,
     gpu_hours,
+    host_bytes,
     measured_utilisation,
     work_of,
 )
@@ -76,7 +77,8 @@ def _line(
     price: float | None, again: bool,
 ) -> dict[str, str]:  # fmt: skip
     work, run = work_of(cost.run, cost.facts, cost.size), cost.run
-    engine, held = fitting_engine(cost.size, gpus, assumptions.gpu(gpu), assumptions.memory_share)
+    engine, held = _fitting(cost, assumptions, gpu, gpus)
+    there = host_bytes(cost.size, engine)
     trained = bool(cost.size.learned)
     line = {
         "run": row.label + (f", seed {run.seed}" if len(row.runs) > 1 else "") + (" (again)" if again else ""),
@@ -86,7 +88,7 @@ def _line(
         "item tokens/epoch": f"{work.item_tokens / 1e6:,.1f}M" if cost.size.item else NONE,
         "events/epoch": f"{work.positions / 1e6:,.2f}M",
         "memory/GPU": f"{held / 2**30:,.1f} GiB",
-        "engine": engine or "does not fit",
+        "engine": (engine or "does not fit") + (f" ({there / 2**30:,.1f} GiB on the host)" if there else ""),
         "GPU-hours": f"{hours:,.2f}",
         f"days on {gpus}": f"{hours / gpus / 24:,.2f}",
     }
@@ -99,7 +101,8 @@ def _line(
 def _gpu_hours(cost: PlannedCost, assumptions: CostAssumptions, gpu: str, gpus: int) -> tuple[float, str]:
     """Hours of all GPUs together, and what they were reckoned with."""
     precision, run = cost.run.execution.precision, cost.run
-    share = measured_utilisation(SPEED, run.method, gpu)
+    engine, _ = _fitting(cost, assumptions, gpu, gpus)
+    share = measured_utilisation(SPEED, run.method, gpu, engine)
     source = f"{run.method}: {share:.0%} of the peak, as measured ({SPEED})." if share else ""
     if share is None:
         share = assumptions.utilisation[precision]
@@ -109,6 +112,11 @@ def _gpu_hours(cost: PlannedCost, assumptions: CostAssumptions, gpu: str, gpus: 
         )
     rate = share * getattr(assumptions.gpu(gpu), precision)
     return gpu_hours(run, work_of(run, cost.facts, cost.size), gpus, rate, assumptions.step_seconds), source
+
+
+def _fitting(cost: PlannedCost, assumptions: CostAssumptions, gpu: str, gpus: int) -> tuple[str | None, float]:
+    copies = 2 if cost.run.execution.precision == "bf16" else 4
+    return fitting_engine(cost.size, gpus, assumptions.gpu(gpu), assumptions.memory_share, copies)
 
 
 def _paper_cost(row: PlannedRow) -> str:

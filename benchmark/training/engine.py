@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -78,7 +79,7 @@ class Engine:
     kernels of the model's heavy layers and of the objective; where it fails, which no method can rule out, the step is
     repeated without. sequence_length: events of the longest history that a
     batch may hold; where it is given, and compiled, one process runs the histories on CUDA as a graph: see
-    `RecordedHistories`.
+    `RecordedHistories`. precision: what the model runs in, where it is not what bf16 says alone.
 
     torch's DistributedDataParallel is not used: a step has several backward passes (the histories' chunks, then the
     items'), of which not all reach every parameter, and it expects one forward and backward pass through its wrapper.
@@ -97,13 +98,14 @@ class Engine:
         processes: Processes | None = None,
         compiled: bool = False,
         sequence_length: int | None = None,
+        precision: Precision | None = None,
     ) -> None:
         self.model, self.objective = model, objective
         self.optimizer = optimizer
         self.device, self.history_chunk = device, history_chunk
         self.processes = processes or Processes()
         self.processes.send_from_first([p.data for p in self.parameters()])
-        self.precision = Precision(model, device, bf16=bf16)
+        self.precision = precision or Precision(model, device, bf16=bf16)
         optimizer.register_step_post_hook(lambda *_: self.precision.weights_changed())
         objective.compiled = compiled
         self._comparable = torch.compile(model.comparable) if compiled else model.comparable
@@ -150,6 +152,10 @@ class Engine:
                 self._update()
                 return figures
             self._halve(exceeded, batch)
+
+    def evaluated(self) -> AbstractContextManager[None]:
+        """The context in which what knows nothing of the run's precision can run the model."""
+        return nullcontext()
 
     def fragments(self) -> Iterator[Fragment]:
         """What a checkpoint keeps of the learned parameters; every process must go through all of its own."""
