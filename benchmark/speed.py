@@ -13,7 +13,7 @@ import io
 import logging
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,20 +53,19 @@ def measure(
     warmup: int = 5,
     steps: int = 20,
     pieces: int | None = None,
-) -> list[dict[str, Any]]:
-    """A row of figures for each part; the first `warmup` steps are not timed. engine: of the case, or of one whose
-    model is the same; all processes of its job call this, and memory is that of this one. pieces: of items encoded and
-    of users ranked, as many as steps by default."""
+) -> Iterator[dict[str, Any]]:
+    """A row of figures for each part, as they come; the first `warmup` steps are not timed. engine: of the case, or of
+    one whose model is the same; all processes of its job call this, and memory is that of this one. pieces: of items
+    encoded and of users ranked, as many as steps by default."""
     engine.items.measure_anew()
-    rows = []
     for part in parts:
         run = {"train": _train, "encode": _encode, "rank": _rank}[part]
         if case.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(case.device)
         figures = run(case, engine, warmup, steps if part == "train" else pieces or steps)
         memory = torch.cuda.max_memory_allocated(case.device) / _GIB if case.device.type == "cuda" else None
-        rows.append({"method": case.name, "shape": case.shape_name, "part": part, **figures, "peak_memory_gib": memory})
-    return [{name: _rounded(value) for name, value in row.items()} for row in rows]
+        row = {"method": case.name, "shape": case.shape_name, "part": part, **figures, "peak_memory_gib": memory}
+        yield {name: _rounded(value) for name, value in row.items()}
 
 
 def engine_of(case: Case, processes: Processes) -> Engine:
@@ -209,12 +208,18 @@ def _rank(case: Case, engine: Engine, warmup: int, steps: int) -> dict[str, Any]
         with engine.precision():
             predicted = model.embed_histories(sequences, table[items])[sequences.last]
         scores = model.comparable(predicted) @ comparable.T
+        bool(torch.isfinite(scores).all())  # as ranking does, which waits for the device
         rank_block(scores, items[:users], rows, items)
-        engine.processes.any(False)  # as ranking does, and so each waits for the slowest
+        _wait(case.device)
 
     for _ in range(max(2, warmup // 2)):
         rank()
-    seconds = _median_seconds(rank, steps, case.device)
+    engine.processes.any(False)
+    began = time.perf_counter()
+    for _ in range(steps):
+        rank()
+    engine.processes.any(False)  # each waits for the slowest
+    seconds = (time.perf_counter() - began) / steps
     users *= engine.processes.count
     return {"ms": 1000 * seconds, "users_per_second": users / seconds, "users": users, "items": shape.catalogue}
 

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -27,12 +27,12 @@ from benchmark.training.item_embedding import ItemEmbedder
 from benchmark.training.objectives import Objective, StepItems
 from benchmark.training.precision import Precision, compile_errors, compile_layers, run_layers_plain
 from benchmark.training.recorded import RecordedHistories
+from benchmark.training.repeating import Chunked, CompileFailedError, MemoryExceededError
 from benchmark.training.state import MOMENTS, Fragment, StoredState, learned_parameters
 
 log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
-Chunked = Literal["items", "histories"]
 Parts = list[tuple[TrainingBatch, float]]  # of a process's windows, and what each counts
 
 _ROWS_OF_SPREAD = 8192  # most items whose spread is looked at
@@ -52,22 +52,7 @@ class StepFigures:
 
 
 _LEAST_CAUTION = 1 / 16  # of the share of memory for items' graphs; after that, every item is embedded twice
-_LONGEST_REASON = 200  # characters of why torch.compile has failed
 _MOST_ITEMS = 256  # tried first when the memory has not sufficed for a step's items at any share
-
-
-class MemoryExceededError(Exception):
-    """Some process has not had the memory for a phase of a step; own: this one."""
-
-    def __init__(self, what: Chunked, own: bool) -> None:
-        self.what, self.own = what, own
-
-
-class CompileFailedError(Exception):
-    """torch.compile has failed in some process; own: what it said in this one."""
-
-    def __init__(self, own: Exception | None) -> None:
-        self.own = own
 
 
 class Engine:
@@ -146,7 +131,7 @@ class Engine:
             except MemoryExceededError as error:
                 exceeded = error
             except CompileFailedError as error:
-                self._run_plain(error.own)
+                self._run_plain(error.reason)
                 continue
             else:
                 self._update()
@@ -301,9 +286,7 @@ class Engine:
             raise MemoryExceededError(what, exceeded)
         return result  # type: ignore[return-value]
 
-    def _run_plain(self, error: Exception | None) -> None:
-        said = str(error).partition("Set TORCHDYNAMO_VERBOSE")[0] if error else "in another process"
-        reason = " ".join(said.split())[:_LONGEST_REASON]
+    def _run_plain(self, reason: str) -> None:
         log.warning(
             "torch.compile has failed (%s); kernels are run as they are from now on, to the same result", reason
         )
