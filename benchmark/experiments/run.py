@@ -18,6 +18,7 @@ from benchmark.data.dataset import Protocol
 from benchmark.settings import Settings, read_yaml, validated
 
 FORMAT = 2  # of what a run's id covers; raise it when the same settings come to mean another result
+CLICK_FORMAT = 3  # where clicks are predicted: histories in training reach back beyond their window since
 
 
 class NegativeSettings(Settings):
@@ -58,9 +59,10 @@ class DenseAllActionSettings(Settings):
 class ClickSettings(Settings):
     """Clicks are predicted: the loss is generative_weight * L_gen + L_cls (paper section 3.3; lambda is unpublished).
 
-    history: which earlier events of the user a method reads, "all" or those labelled positive. cases_per_window:
-    targets of a window whose labels one step predicts. validation_share, test_share: of all events, the latest, whose
-    labels are predicted (`benchmark.data.click_cases`).
+    history: which earlier events of the user a method reads, "all" or those labelled positive; the newest
+    sequence_length of them, in training and evaluation alike. cases_per_window: targets of a window whose labels one
+    step predicts. validation_share, test_share: of all events, the latest, whose labels are predicted
+    (`benchmark.data.click_cases`).
     """
 
     history: Literal["all", "positive"] = "positive"
@@ -207,7 +209,8 @@ class Run(Settings):
             mode="json", by_alias=True, exclude={"id", "label", "variant", "execution"}, exclude_defaults=True
         )
         decisive["precision"] = self.execution.precision
-        text = json.dumps({"format": FORMAT, **decisive}, sort_keys=True, ensure_ascii=True)
+        form = FORMAT if self.training.click is None else CLICK_FORMAT
+        text = json.dumps({"format": form, **decisive}, sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 

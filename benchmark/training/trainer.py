@@ -76,6 +76,7 @@ class Trainer:
             user_share=settings.user_share,
             order=settings.order,
             click_cases=settings.click.cases_per_window if settings.click else 0,
+            click_history=settings.click.history if settings.click else "all",
             compiled=run.execution.compiles(device.type),
         )
         if not len(self.batches.starts):

@@ -1,6 +1,7 @@
 """Click prediction: which events are cases, what a case's loss may read, and the loss against loops over the events."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -56,8 +57,14 @@ def dataset(tmp_path_factory):
     return replace(plain, labels=labels, timestamps=times)
 
 
-def batches(dataset, cases=3, **options):
-    data = click_data(dataset, 0.2, 0.2, "all")
+def past_of(dataset, event, history, length):
+    """What a request at the time of an event may read of its user, told without the code that is tested."""
+    first = max(start for start in dataset.offsets.tolist() if start <= event)
+    return [e for e in range(first, event) if history == "all" or dataset.labels[e] == 1][-length:]
+
+
+def batches(dataset, cases=3, history="all", **options):
+    data = click_data(dataset, 0.2, 0.2, history)
     settings = {
         "sequence_length": 5,
         "windows": "all",
@@ -65,13 +72,12 @@ def batches(dataset, cases=3, **options):
         "negatives": Negatives(6, "shared"),
         "seed": 3,
     }
-    return TrainingBatches(data.dataset, **settings | options, click_cases=cases)
+    return TrainingBatches(data.dataset, **settings | options, click_cases=cases, click_history=history)
 
 
 @pytest.mark.parametrize("history", ["all", "positive"])
 def test_parts_are_cut_by_time_and_cases_know_the_past_alone(dataset, history):
     data = click_data(dataset, 0.2, 0.15, history)
-    owner = np.repeat(np.arange(dataset.user_count), np.diff(dataset.offsets))
     starts = [dataset.timestamps[part.event].min() for part in (data.validation, data.test)]
     assert dataset.timestamps[data.validation.event].max() < starts[1]
     trained = np.concatenate([
@@ -92,10 +98,7 @@ def test_parts_are_cut_by_time_and_cases_know_the_past_alone(dataset, history):
         assert sorted(found) == list(range(len(part)))
         for case, (sequences, start, end) in found.items():
             event = part.event[case]
-            past = [
-                e for e in range(dataset.offsets[owner[event]], event)
-                if history == "all" or dataset.labels[e] == 1
-            ][-4:]  # fmt: skip
+            past = past_of(dataset, event, history, 4)
             assert sequences.items[start : end - 1].tolist() == dataset.items[past].tolist()
             times = [*dataset.timestamps[past], dataset.timestamps[event]]
             assert sequences.timestamps[start:end].tolist() == times
@@ -114,7 +117,7 @@ def loop_loss(model, dataset, made, step, history, weight, negatives_of):
         positions += size - 1
         chosen = [e for e in events[1:] if next(cases)]
         for event in chosen:
-            past = [e for e in range(start, event) if history == "all" or dataset.labels[e] == 1]
+            past = past_of(dataset, event, history, made.sequence_length)
             last = table[dataset.items[event]] if model.target_in_history else torch.ones(table.shape[1])
             state = sum((table[dataset.items[e]] for e in past), last)
             logit = model.head.weight[0] @ torch.cat([state, table[dataset.items[event]]]) + model.head.bias[0]
@@ -137,7 +140,7 @@ def loop_loss(model, dataset, made, step, history, weight, negatives_of):
 @pytest.mark.parametrize("history_chunk", [None, 2])
 def test_the_loss_equals_loops_over_windows_with_gradients(dataset, history, early, weight, history_chunk):
     torch.manual_seed(1)
-    model, made = Summing(dataset.item_count, early), batches(dataset)
+    model, made = Summing(dataset.item_count, early), batches(dataset, history=history)
     objective = ClickObjective(InfoNCE(Temperature(learnable=False), "id"), weight, history)
     engine = Engine(
         model, objective, torch.optim.SGD(model.parameters(), lr=0.0), device=torch.device("cpu"), bf16=False,
@@ -149,6 +152,29 @@ def test_the_loss_equals_loops_over_windows_with_gradients(dataset, history, ear
     torch.testing.assert_close(figures.loss, expected.detach(), atol=1e-5, rtol=1e-5)
     for ours, theirs in zip(got, torch.autograd.grad(expected, list(model.parameters())), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("history", ["all", "positive"])
+def test_a_case_that_is_trained_on_reads_as_much_of_its_user_as_one_that_is_predicted(dataset, history):
+    """Windows cut a user's events into pieces, and their positive events are fewer still: neither may shorten it."""
+    made, lengths = batches(dataset, history=history), set()
+    for step in range(3 * made.steps_per_epoch):
+        batch = made.batch(step)
+        events = [
+            event
+            for window in made.windows_of(step)
+            for event in range(made.starts[window] + 1, made.starts[window] + made.lengths[window])
+        ]
+        chosen = [event for event, drawn in zip(events, batch.labels.cases.tolist(), strict=True) if drawn]
+        requests = batch.labels.requests
+        for event, (start, end) in zip(chosen, pairwise(requests.offsets.tolist()), strict=True):
+            past = past_of(dataset, event, history, 5)
+            assert requests.items[start:end].tolist() == dataset.items[[*past, event]].tolist()
+            times = dataset.timestamps[[*past, event]].tolist()
+            assert requests.timestamps[start:end].tolist() == times
+            assert requests.next_timestamps[start:end].tolist() == [*times[1:], times[-1]]
+            lengths.add(len(past))
+    assert lengths == set(range(6)) if history == "positive" else max(lengths) == 5
 
 
 def test_labels_of_a_target_and_of_later_events_are_no_input(dataset):
