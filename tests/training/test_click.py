@@ -1,6 +1,7 @@
 """Click prediction: which events are cases, what a case's loss may read, and the loss against loops over the events."""
 
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -8,14 +9,16 @@ import pytest
 import torch
 from torch import nn
 
+from baselines.discriminative_id import DiscriminativeHSTU, DiscriminativeHSTUSettings
+from baselines.hstu import HSTUSettings
 from benchmark.data.batches import Negatives, TrainingBatches
 from benchmark.data.click_cases import blocks, click_data
 from benchmark.data.dataset import load_dataset
 from benchmark.errors import UserError
-from benchmark.evaluation.click_metrics import read_clicks
+from benchmark.evaluation.click_metrics import auc, read_clicks
 from benchmark.evaluation.clicks import predict_clicks, serving_times, write_predictions
 from benchmark.experiments import Run
-from benchmark.recommender import ClickRecommender
+from benchmark.recommender import Catalogue, ClickRecommender
 from benchmark.training.click import ClickObjective, clicks_of
 from benchmark.training.engine import Engine
 from benchmark.training.objectives import InfoNCE, Temperature
@@ -209,13 +212,13 @@ def test_cases_are_drawn_anew_a_step_and_as_many_a_window_as_asked(dataset):
     assert len(chosen) > 0.95 * (made.lengths - 1).sum()
 
 
-def a_run(**click):
+def a_run(epochs=8, **click):
     run = Run.model_validate({
         "id": "", "method": "summing", "label": "Summing", "class": "baselines.x.X", "dataset": "small",
         "protocol": "hllm", "dataset_definition": {}, "model": {}, "text": None, "seed": 3,
         "training": {
-            "sequence_length": 6, "global_batch": 8, "negatives": {"count": 20, "mask": "id"}, "epochs": 8,
-            "patience": 10, "optimizer": {"learning_rate": 0.03, "weight_decay": 0.0}, "selection_metric": "auc",
+            "sequence_length": 6, "global_batch": 8, "negatives": {"count": 20, "mask": "id"}, "epochs": epochs,
+            "patience": epochs, "optimizer": {"learning_rate": 0.03, "weight_decay": 0.0}, "selection_metric": "auc",
             "click": {"cases_per_window": 4, "validation_share": 0.2, "test_share": 0.2, **click},
         },
         "evaluation": {"sequence_length": 6},
@@ -242,6 +245,24 @@ def test_a_whole_run_learns_which_items_are_liked(dataset, tmp_path):
     trainer = Trainer(wrong, liked, Summing(liked.item_count, True), tmp_path / "wrong", torch.device("cpu"))
     with pytest.raises(UserError, match=r"set training\.selection_metric to auc or group_auc"):
         trainer.train()
+
+
+@pytest.mark.parametrize("fusion", ["early", "late"])
+def test_a_run_learns_what_the_history_alone_tells(dataset, tmp_path, fusion):
+    """Each user likes the even items or the odd ones: the target tells nothing, and test users are nearly all new."""
+    owner = np.repeat(np.arange(dataset.user_count), np.diff(dataset.offsets))
+    liked = replace(dataset, labels=(dataset.items % 2 == owner % 2).astype(np.int8))
+    settings = DiscriminativeHSTUSettings(HSTUSettings(layers=1, heads=1, width=16, dropout=0.0), fusion)
+    run = a_run(epochs=20)
+    build = partial(DiscriminativeHSTU, Catalogue(liked.item_count), 6, settings)
+    trainer = Trainer(run, liked, seeded(build, 3), tmp_path, torch.device("cpu"))
+    trainer.train()
+    cut = clicks_of(run, liked)
+    read = cut.test.history_end - cut.test.history_start > 1
+    assert read.sum() > 50
+    logits = predict_clicks(trainer.model, cut, cut.test, 6)[read]
+    assert auc(cut.test.label[read], logits) > 0.95
+    assert trainer.progress.record[-1]["loss"] < 0.2
 
 
 def test_serving_is_timed_with_and_without_a_shared_state(dataset):
