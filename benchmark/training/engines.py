@@ -57,6 +57,8 @@ def make_engine(
         log.info("weights, gradients and moments of the heavy layers are kept on the host, updated by %d of its %d "
                  "processors (execution.threads); histories are not run as a CUDA graph",
                  torch.get_num_threads(), len(os.sched_getaffinity(0)))  # fmt: skip
+        if lacking := _lacking(model, sum(p.numel() for p in _weights_of_layers(model) if p.requires_grad)):
+            log.warning("goes on because execution.offload says so, but %s", lacking)
         engine = partial(OffloadEngine, model, objective, make_optimizer(learned))
     else:
         length = sequence_length if execution.graphs else None
@@ -86,12 +88,12 @@ def resolved(
         found = chosen_engine(sum(learned), _memory(device), processes.count, heavy=heavy, copies=copies)
         if offload == "none":
             name, offload = found
+            if offload == "optimizer" and name == "single" and (lacking := _lacking(model, heavy)):
+                raise UserError(f"the GPU's memory does not suffice, and {lacking}")
         elif processes.count == 1 and offload == "optimizer":
             name = "single"
         else:
             raise UserError(f"execution.offload: {offload} needs an engine by name; set execution.engine to zero3")
-        if (name, offload) == ("single", "optimizer"):
-            _check_host(model, heavy)
     if name == "single" and processes.count > 1:
         raise UserError(f"execution.engine is single and there are {processes.count} processes; set it to ddp or auto")
     if offload != "none" and not name.startswith("zero") and (name, offload) != ("single", "optimizer"):
@@ -116,16 +118,17 @@ def place_to_rank(model: SequentialRecommender, device: torch.device, *, bf16: b
     return Precision(model, device, bf16=bf16, copies=kept)
 
 
-def _check_host(model: SequentialRecommender, heavy: int) -> None:
-    """Of what heavy layers need, the weights themselves may be on the host already."""
+def _lacking(model: SequentialRecommender, heavy: int) -> str | None:
+    """What is to be said if the host has not the memory that heavy layers need; theirs may be there already."""
     there = sum(p.nbytes for p in _weights_of_layers(model) if p.device.type == "cpu")
     needed, available = 16 * heavy, _HOST_SHARE * (available_memory() + there)
-    if needed > available:
-        raise UserError(
-            f"{heavy / _GB:.1f} billion weights, their gradients and moments fit neither this GPU nor the host: they "
-            f"need {needed / _GB:.0f} GB and the host has {available / _GB:.0f} GB left; use more GPUs "
-            "(execution.processes), a host with more memory, or a smaller model"
-        )
+    if needed <= available:
+        return None
+    return (
+        f"{heavy / _GB:.1f} billion weights, their gradients and moments need {needed / _GB:.0f} GB of the host, which "
+        f"has {available / _GB:.0f} GB left; use more GPUs (execution.processes), a host with more memory, or a "
+        "smaller model"
+    )
 
 
 def _memory(device: torch.device) -> int | None:

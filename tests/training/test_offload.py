@@ -190,10 +190,15 @@ def test_the_host_is_used_where_the_gpu_alone_is_too_small(monkeypatch):
     assert chosen(400, engine="single", offload="optimizer") == ("single", "optimizer")
 
 
-def test_neither_gpu_nor_host_is_one_sentence(monkeypatch):
+def test_neither_gpu_nor_host_is_one_sentence(monkeypatch, caplog):
+    """Where the host is named, it is tried: some hosts get their memory only when it is used."""
     on_gpu(monkeypatch, 80, host=130 * GIGABYTE)
-    with pytest.raises(UserError, match=r"13.0 billion weights.* need 208 GB and the host has 12\d GB left; use more"):
+    says = r"13.0 billion weights.* need 208 GB of the host, which has 12\d GB left; use more GPUs"
+    with pytest.raises(UserError, match=f"the GPU's memory does not suffice, and {says}"):
         resolved(ExecutionSettings(precision="bf16"), Large(), CPU, Processes())
+    on_gpu(monkeypatch, 80, host=10)
+    engine_of("optimizer")
+    assert "goes on because execution.offload says so, but 0.0 billion weights" in caplog.text
 
 
 @pytest.mark.parametrize("bf16", [False, True])
