@@ -61,8 +61,8 @@ class Engine:
     optimizer: AdamW or another one over the parameters of both. processes: those of the job. item_chunk: most items
     embedded at once; see `ItemEmbedder`. history_chunk: most sequences through `embed_histories` at once. When the
     GPU's memory does not suffice, they are halved and the step is repeated. compiled: let torch.compile make the
-    kernels of the model's heavy layers and of the objective; where it fails, which no method can rule out, the step is
-    repeated without. sequence_length: events of the longest history that a
+    kernels of the model's heavy layers and of the objective; where it fails, the step is repeated with less of it,
+    and then without. sequence_length: events of the longest history that a
     batch may hold; where it is given, and compiled, one process runs the histories on CUDA as a graph: see
     `RecordedHistories`. precision: what the model runs in, where it is not what bf16 says alone.
 
@@ -94,7 +94,7 @@ class Engine:
         optimizer.register_step_post_hook(lambda *_: self.precision.weights_changed())
         objective.compiled = compiled
         self._comparable = torch.compile(model.comparable) if compiled else model.comparable
-        self._compile_errors = compile_errors() if compiled else ()
+        self._compile_errors, self._tiles = compile_errors() if compiled else (), True
         if compiled:
             compile_layers(model)
         self.items = ItemEmbedder(model, device, self.precision, item_chunk)
@@ -131,7 +131,7 @@ class Engine:
             except MemoryExceededError as error:
                 exceeded = error
             except CompileFailedError as error:
-                self._run_plain(error.reason)
+                self._compile_less(error.reason)
                 continue
             else:
                 self._update()
@@ -286,10 +286,13 @@ class Engine:
             raise MemoryExceededError(what, exceeded)
         return result  # type: ignore[return-value]
 
-    def _run_plain(self, reason: str) -> None:
-        log.warning(
-            "torch.compile has failed (%s); kernels are run as they are from now on, to the same result", reason
-        )
+    def _compile_less(self, reason: str) -> None:
+        if self._tiles:
+            log.warning("torch.compile has failed (%s); its analysis of tiles is left out from now on", reason)
+            self._tiles = False
+            compile_layers(self.model, tiles=False)
+            return
+        log.warning("torch.compile has failed (%s); kernels are run as they are from now on", reason)
         run_layers_plain(self.model)
         self._compile_errors, self.objective.compiled, self._comparable = (), False, self.model.comparable
         self.recorded = None

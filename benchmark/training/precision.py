@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from benchmark.recommender import SequentialRecommender
 
+_TILES = "triton.coalesce_tiling_analysis"
+
 
 class Precision:
     """The context that a method runs in: `with precision(): model.embed_items(...)`.
@@ -120,8 +122,12 @@ def float32_weights(layers: Iterable[nn.Module]) -> Iterator[tuple[nn.Module, st
                     yield module, name, weight
 
 
-def compile_layers(model: SequentialRecommender, backend: str = "inductor") -> None:
-    """Have torch.compile make kernels for each layer that says so, at its first call and for any number of tokens."""
+def compile_layers(model: SequentialRecommender, backend: str = "inductor", *, tiles: bool = True) -> None:
+    """Have torch.compile make kernels for each layer that says so, at its first call and for any number of tokens.
+
+    tiles: with inductor's analysis of how memory is read, which torch 2.11 cannot do for some kernels of any number of
+    tokens (pytorch/pytorch#181795).
+    """
     # Layers that are alike share their kernels; train and eval, two models and two precisions each have their own.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 32)
     # Keep for the backward pass what matrix products and attention gave, and compute again what lies between: of a
@@ -129,7 +135,7 @@ def compile_layers(model: SequentialRecommender, backend: str = "inductor") -> N
     for reason in ("used_far_apart", "long_fusible_chains", "materialized_backward"):
         setattr(torch._functorch.config, f"ban_recompute_{reason}", False)
     for layer in (*model.heavy_layers(), *model.light_layers()):
-        layer.compile(dynamic=True, backend=backend)
+        layer.compile(dynamic=True, backend=backend, options=None if tiles else {_TILES: False})
 
 
 def run_layers_plain(model: SequentialRecommender) -> None:
