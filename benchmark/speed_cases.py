@@ -71,7 +71,7 @@ class Case:
     seed: int = 2020
     engine: EngineName = "auto"
     offload: Offload = "none"
-    graphs: bool = False
+    graphs: bool = True
 
 
 def load_case(

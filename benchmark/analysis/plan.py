@@ -16,6 +16,7 @@ from benchmark.analysis.cost import (
     ModelSize,
     fitting_engine,
     gpu_hours,
+    host_bytes,
     measured_utilisation,
     work_of,
 )
@@ -84,7 +85,8 @@ def _line(
     shown: str, price: float | None, again: bool,
 ) -> dict[str, str]:  # fmt: skip
     work, run = work_of(cost.run, cost.facts, cost.size), cost.run
-    engine, held = fitting_engine(cost.size, gpus, assumptions.gpu(gpu), assumptions.memory_share)
+    engine, held = _fitting(cost, assumptions, gpu, gpus)
+    there = host_bytes(cost.size, engine)
     trained = bool(cost.size.learned)
     line = {
         "run": row.label + (f", seed {run.seed}" if len(row.runs) > 1 else "") + (" (again)" if again else ""),
@@ -94,7 +96,7 @@ def _line(
         "item tokens/epoch": f"{work.item_tokens / 1e6:,.1f}M" if cost.size.item else NONE,
         "events/epoch": f"{work.positions / 1e6:,.2f}M",
         "memory/GPU": f"{held / 2**30:,.1f} GiB",
-        "engine": engine or "does not fit",
+        "engine": (engine or "does not fit") + (f" ({there / 2**30:,.1f} GiB on the host)" if there else ""),
         "GPU-hours": shown,
         f"days on {gpus}": f"{hours / gpus / 24:,.2f}",
     }
@@ -107,7 +109,8 @@ def _line(
 def _gpu_hours(cost: PlannedCost, assumptions: CostAssumptions, gpu: str, gpus: int) -> tuple[float, str, bool]:
     """Hours of all GPUs together, what they were reckoned with, and whether the least time of a step decides them."""
     precision, run = cost.run.execution.precision, cost.run
-    share = measured_utilisation(SPEED, run.method, gpu)
+    engine, _ = _fitting(cost, assumptions, gpu, gpus)
+    share = measured_utilisation(SPEED, run.method, gpu, engine)
     source = f"{run.method}: {share:.0%} of the peak, as measured ({SPEED})." if share else ""
     if share is None:
         share = assumptions.utilisation[precision]
@@ -119,6 +122,11 @@ def _gpu_hours(cost: PlannedCost, assumptions: CostAssumptions, gpu: str, gpus: 
     work = work_of(run, cost.facts, cost.size)
     hours = gpu_hours(run, work, gpus, rate, assumptions.step_seconds)
     return hours, source, hours > gpu_hours(run, work, gpus, rate, 0.0)
+
+
+def _fitting(cost: PlannedCost, assumptions: CostAssumptions, gpu: str, gpus: int) -> tuple[str | None, float]:
+    copies = 2 if cost.run.execution.precision == "bf16" else 4
+    return fitting_engine(cost.size, gpus, assumptions.gpu(gpu), assumptions.memory_share, copies)
 
 
 def _paper_cost(row: PlannedRow) -> str:

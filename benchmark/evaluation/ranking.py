@@ -139,7 +139,8 @@ def rank_cases(
         items = embed_catalogue(model, dataset.item_count, settings.item_chunk, device, processes)
     kind = torch.bfloat16 if settings.scores == "bf16" else torch.float32
     comparable = model.comparable(items).to(kind)
-    count = len(cases.target)
+    _check_finite(bool(torch.isfinite(items).all()))  # of which every process has all
+    count, finite = len(cases.target), True
     rank, ties, hittable = np.zeros(count), np.zeros(count, np.int32), np.zeros(count, np.bool_)
     every = list(blocks(cases, dataset.item_count, settings))
     for number in processes.turns(len(every)):
@@ -150,8 +151,7 @@ def rank_cases(
         with precision():
             predicted = model.embed_histories(sequences, items[sequences.items])[sequences.last]
         scores = (model.comparable(predicted).to(kind) @ comparable.T).float()
-        if processes.any(not torch.isfinite(scores).all()):
-            raise ValueError("a score is not a finite number: the model's embeddings hold NaN or infinity")
+        finite = finite and bool(torch.isfinite(scores).all())
         rows, masked = _masked_pairs(dataset, start if settings.mask == "whole" else read, end, settings.mask)
         targets = torch.from_numpy(cases.target[block].astype(np.int64)).to(device)
         found = rank_block(scores, targets, rows.to(device), masked.to(device))
@@ -159,9 +159,15 @@ def rank_cases(
         if progress:
             progress(len(block) * processes.count)
     model.train(training)
+    _check_finite(not processes.any(not finite))  # asked once: a block's ranks take less time than an answer
     for array in (rank, ties, hittable.view(np.uint8)):
         processes.take_most(torch.from_numpy(array))
     return Ranks(rank, ties, hittable)
+
+
+def _check_finite(finite: bool) -> None:
+    if not finite:
+        raise ValueError("a score is not a finite number: the model's embeddings hold NaN or infinity")
 
 
 def _masked_pairs(dataset: Dataset, start: Int64, end: Int64, mask: HistoryMask) -> tuple[Tensor, Tensor]:

@@ -125,11 +125,12 @@ class ExecutionSettings(Settings):
     nodes: hosts. processes: on each of them, each with a GPU of its own unless device is cpu. threads: of each process.
     engine: "ddp" keeps the model whole in every process and sums the gradients; "zero1" spreads the optimizer's states
     over the processes, "zero2" the reduced gradients as well, "zero3" the weights too (DeepSpeed); "single" is for one
-    process; "auto" takes the first that fits the memory. offload: what zero engines keep in the host's memory.
+    process; "auto" takes the first that fits the memory. offload: what is kept in the host's memory: "optimizer", with
+    one process (single) also the float32 weights and gradients that it updates, or "all" (zero3).
     item_chunk: most items embedded at once; null leaves it to the memory of a CUDA device. history_chunk: most
     sequences that the model reads at once. compile: have torch.compile make the kernels; "auto" does on CUDA.
-    graphs: on CUDA, where kernels are compiled, one process runs its histories as a CUDA graph. That saves most of a
-    small model's time; it is off by default as long as it has been compared with plain steps on processors alone.
+    graphs: on CUDA, where kernels are compiled, one process runs its histories as a CUDA graph, which saves most of a
+    small model's time.
     checkpoint_minutes: between two states that a stopped training continues from; each epoch ends with one as well.
     """
 
@@ -143,7 +144,7 @@ class ExecutionSettings(Settings):
     item_chunk: int | None = Field(None, gt=0)
     history_chunk: int | None = Field(None, gt=0)
     compile: Literal["auto", "on", "off"] = "auto"
-    graphs: bool = False
+    graphs: bool = True
     checkpoint_minutes: float = Field(10.0, gt=0)
 
     def compiles(self, device_type: str) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from benchmark.processes import Processes
 from benchmark.recommender import SequentialRecommender, item_chunks, sent
 
 log = logging.getLogger(__name__)
@@ -17,6 +18,7 @@ log = logging.getLogger(__name__)
 _FIRST_CHUNK = 4096  # of an item's size (tokens), before anything has been measured
 _LARGEST_CHUNK = 24_576  # beyond it, kernels get no faster
 _SHARE_OF_A_CHUNK = 0.4  # of the memory for graphs: one chunk's own needs beside its graph must find room too
+_SHARE_OF_THE_ONE = 0.85  # the same, where no other graph is in memory
 _SPARE_BYTES = 3 << 29  # for what no measurement sees: workspaces, fragments
 _SPARE_SHARE = 0.02
 
@@ -97,8 +99,14 @@ class ItemEmbedder:
     without trainable weights are run once, without gradient.
 
     chunk: so many items at most, and all chunks recomputed; None leaves both to the memory of a CUDA device, and on
-    the CPU embeds all at once. precision: the context that the item model runs in.
+    the CPU embeds all at once. precision: the context that the item model runs in. in_step_with: processes that must
+    run the model equally often, because its weights are spread over them; no graph waits then.
+
+    few_chunks: each backward pass costs something besides, so that chunks are as large as the memory allows, of which
+    one alone keeps its graph.
     """
+
+    few_chunks = False
 
     def __init__(
         self,
@@ -108,6 +116,7 @@ class ItemEmbedder:
         chunk: int | None,
     ) -> None:
         self.model, self.device, self.precision, self.chunk = model, device, precision, chunk
+        self.in_step_with: Processes | None = None
         self.memory = GraphMemory(device) if device.type == "cuda" and chunk is None else None
         self._learns: bool | None = None
         self._pending: tuple[Tensor, list[_Chunk], list[Tensor | RandomState]] | None = None
@@ -175,6 +184,11 @@ class ItemEmbedder:
             del part, kept
         after.restore()
 
+    def measure_anew(self) -> None:
+        """Steps of another size follow, which may take memory in other proportions."""
+        if self.memory is not None:
+            self.memory = GraphMemory(self.device)
+
     def shrink(self) -> bool:
         """Use half the memory from the next step on, for whoever has just seen it run out; False where that has been
         done so often, or is no matter of memory, that `chunk` must be set."""
@@ -215,6 +229,11 @@ class ItemEmbedder:
         elif self._learns:
             room = self.memory.units()
             kept, largest = min(total, room), min(_LARGEST_CHUNK, max(_FIRST_CHUNK, int(_SHARE_OF_A_CHUNK * room)))
+            if self.few_chunks:
+                kept, largest = (max(low, int(_SHARE_OF_THE_ONE * room)) for low in (0, _FIRST_CHUNK))
+        if self.in_step_with is not None:
+            places = self._equally_many(sizes, -(-total // largest), self.in_step_with)
+            return [self._chunk(items, place, sizes, keep=len(places) == 1) for place in places]
         order = sizes.argsort(descending=True, stable=True)
         fits = sizes[order].cumsum(0) <= kept
         chunks = []
@@ -223,6 +242,15 @@ class ItemEmbedder:
             places = item_chunks(sizes[chosen], count) if count else []
             chunks += [self._chunk(items, chosen[place], sizes, keep) for place in places]
         return chunks
+
+    def _equally_many(self, sizes: Tensor, count: int, processes: Processes) -> list[Tensor]:
+        """`item_chunks`, as many in each process, all of which have as many items."""
+        places = item_chunks(sizes, processes.most([count])[0])
+        most = processes.most([len(places)])[0]
+        while len(places) < most:
+            largest = max(range(len(places)), key=lambda i: len(places[i]))
+            places[largest : largest + 1] = places[largest].tensor_split(2)
+        return places
 
     def _chunk(self, items: Tensor, place: Tensor, sizes: Tensor, keep: bool) -> _Chunk:
         chosen = items.cpu()[place] if self.memory else items[place.to(items.device)]

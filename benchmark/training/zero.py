@@ -26,11 +26,12 @@ from benchmark.errors import OneProcessError, UserError
 from benchmark.experiments.run import Offload
 from benchmark.processes import Processes, join_alone
 from benchmark.recommender import SequentialRecommender
-from benchmark.training.engine import Chunked, Engine, Result, sum_gradients, used_gradients
+from benchmark.training.engine import Engine, Result
+from benchmark.training.gradients import sum_gradients, used_gradients
 from benchmark.training.objectives import Objective
+from benchmark.training.repeating import Chunked
 from benchmark.training.state import MOMENTS, Fragment, StoredState
 
-_ITEM_CHUNK = 32  # in stage 3, where none is set: the processes must run the model equally often
 _BUCKET = 1 << 26  # elements of gradients that are reduced at once
 _KEPT_WHOLE = 100_000  # elements of a weight that stage 3 does not spread
 
@@ -66,9 +67,9 @@ class ZeroEngine(Engine):
         whole = stage < 3
         super().__init__(
             model, objective, make_optimizer(few), device=device, bf16=bf16 and whole, compiled=compiled and whole,
-            item_chunk=item_chunk if whole else item_chunk or _ITEM_CHUNK, history_chunk=history_chunk,
-            processes=processes,
+            item_chunk=item_chunk, history_chunk=history_chunk, processes=processes,
         )  # fmt: skip
+        self.items.in_step_with = None if whole else self.processes
         self.precision.bf16 = bf16  # in stage 3 by autocast alone: copies would be whole in each process
         self.stage = stage
         learned = self.learned()

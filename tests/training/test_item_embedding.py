@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from benchmark.processes import Processes
 from benchmark.recommender import SequentialRecommender, item_chunks
 from benchmark.training import item_embedding
 from benchmark.training.item_embedding import ItemEmbedder
@@ -61,7 +62,14 @@ class FakeMemory:
 ITEMS = torch.tensor([0, 3, 4, 5, 6, 9, 11, 12, 13, 20, 27, 30])
 
 
-def gradients(monkeypatch, room=None, chunk=None, dropout=0.0, largest=12):
+class Others(Processes):
+    """Processes of which another one needs at least so many chunks."""
+
+    def most(self, numbers):
+        return [max(self.count, number) for number in numbers]
+
+
+def gradients(monkeypatch, room=None, chunk=None, dropout=0.0, largest=12, in_step_with=None):
     torch.manual_seed(0)
     model = Texts(dropout)
     embedder = ItemEmbedder(model, CPU, nullcontext, chunk)
@@ -70,6 +78,7 @@ def gradients(monkeypatch, room=None, chunk=None, dropout=0.0, largest=12):
         monkeypatch.setattr(item_embedding, "_LARGEST_CHUNK", largest)
         monkeypatch.setattr(item_embedding, "_FIRST_CHUNK", largest)
         embedder.memory = FakeMemory(room)
+    embedder.in_step_with = in_step_with
     torch.manual_seed(5)
     embedded = embedder.embed(ITEMS)
     loss = (F.normalize(embedded, dim=1) @ torch.linspace(-1, 1, 8)).square().sum()
@@ -89,6 +98,17 @@ def test_kept_and_recomputed_chunks_give_the_gradients_of_one_piece(monkeypatch,
     recomputed = sum(embedder.memory.graphs)
     assert max(0, total - room) <= recomputed <= max(0, total - room) + 7  # no item is larger
     assert max(size for size, _ in calls) < len(ITEMS)
+
+
+@pytest.mark.parametrize("most", [1, 9, len(ITEMS)])
+def test_processes_with_spread_weights_embed_in_equally_many_chunks(monkeypatch, most):
+    """Of 61 units, 12 at once and none kept: one process alone would take 6 chunks."""
+    loss, expected, _, _ = gradients(monkeypatch)
+    chunked_loss, got, calls, _ = gradients(monkeypatch, room=1000, in_step_with=Others(0, most))
+    assert [gradient for _, gradient in calls[1:]] == max(6, most) * [False] + max(6, most) * [True]
+    assert chunked_loss == pytest.approx(loss, abs=1e-6)
+    for a, b in zip(expected, got, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("way", [{"room": 0}, {"room": 20}, {"chunk": 5}])
