@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmark.data.batches import TrainingBatch
 from benchmark.evaluation.ranking import rank_block
@@ -28,28 +31,33 @@ from benchmark.recommender import PackedSequences, item_chunks
 from benchmark.speed_cases import TEXTS, Case, synthetic_batch, synthetic_catalogue
 from benchmark.training import registry
 from benchmark.training.engine import Engine
-from benchmark.training.engines import make_engine
+from benchmark.training.engines import make_engine, resolved
 from benchmark.training.objectives import InfoNCE, Temperature
+from benchmark.training.offload import OffloadEngine
+
+log = logging.getLogger(__name__)
 
 PARTS = ("train", "encode", "rank")
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # bf16, dense, by the vendor's data sheets
 _ENCODED_TOKENS = 1 << 16  # in one forward pass
+_FEW, _DRAWN_AT_ONCE = 1 << 20, 1 << 25  # numbers
+_LONG_STEP = 2.0  # seconds; each one that takes longer is told as it ends
 _GIB = 1 << 30
 
 
 def measure(
     case: Case,
+    engine: Engine,
     parts: tuple[str, ...] = PARTS,
     *,
     warmup: int = 5,
     steps: int = 20,
     pieces: int | None = None,
-    processes: Processes | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """A row of figures for each part, as they come; the first `warmup` steps are not timed. pieces: of items encoded
-    and of users ranked, as many as steps by default. processes: those of the job, all of which call this; memory is
-    that of this one."""
-    engine = engine_of(case, processes or Processes())
+    """A row of figures for each part, as they come; the first `warmup` steps are not timed. engine: of the case, or of
+    one whose model is the same; all processes of its job call this, and memory is that of this one. pieces: of items
+    encoded and of users ranked, as many as steps by default."""
+    engine.items.measure_anew()
     for part in parts:
         run = {"train": _train, "encode": _encode, "rank": _rank}[part]
         if case.device.type == "cuda":
@@ -61,21 +69,48 @@ def measure(
 
 
 def engine_of(case: Case, processes: Processes) -> Engine:
-    """With a model of random weights, which the case's seed decides, and the paper's learning rate."""
+    """With a model of random weights, which the case's seed decides, and the paper's learning rate. Where the engine
+    keeps weights on the host, they are made there, and no more than a piece of them is ever on the device."""
     torch.manual_seed(case.seed)
-    with case.device:  # random weights are drawn where they are used: billions take long on a processor
-        model = registry.build(
-            case.method.class_, case.method.model, synthetic_catalogue(case), case.shape.sequence_length
-        ).to(case.device)
+    build = partial(
+        registry.build, case.method.class_, case.method.model, synthetic_catalogue(case), case.shape.sequence_length
+    )
     execution = ExecutionSettings(
         precision=case.method.precision, engine=case.engine, offload=case.offload, item_chunk=case.item_chunk,
         compile="on" if case.compiled else "off", graphs=case.graphs,
     )  # fmt: skip
+    with torch.device("meta"):
+        execution = resolved(execution, build(), case.device, processes)
+    hosted = (execution.engine, execution.offload) == ("single", "optimizer")
+    with DrawnOn(case.device) if hosted else case.device:
+        model = build()
     optimizer = OptimizerSettings(learning_rate=1e-4, weight_decay=0.01)
     return make_engine(
-        model, InfoNCE(Temperature()).to(case.device), optimizer, execution, case.device, processes,
-        case.shape.sequence_length,
-    )  # fmt: skip
+        model, InfoNCE(Temperature()), optimizer, execution, case.device, processes, case.shape.sequence_length
+    )
+
+
+class DrawnOn(TorchDispatchMode):
+    """Within it, what large tensors on the host are filled with at random is drawn on a device, because billions of
+    numbers take long on a processor."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self._device, self._staging = device, torch.empty(0)
+
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+        options = options or {}
+        if function not in (torch.ops.aten.normal_.default, torch.ops.aten.uniform_.default):
+            return function(*arguments, **options)
+        filled = arguments[0]
+        if filled.device.type != "cpu" or filled.numel() < _FEW or not filled.is_contiguous():
+            return function(*arguments, **options)
+        if not len(self._staging):
+            self._staging = torch.empty(_DRAWN_AT_ONCE, pin_memory=self._device.type == "cuda")
+        for part in filled.view(-1).split(_DRAWN_AT_ONCE):
+            there = function(torch.empty_like(part, device=self._device), *arguments[1:], **options)
+            part.copy_(self._staging[: len(part)].copy_(there))
+        return filled
 
 
 def _train(case: Case, engine: Engine, warmup: int, steps: int) -> dict[str, Any]:
@@ -83,14 +118,18 @@ def _train(case: Case, engine: Engine, warmup: int, steps: int) -> dict[str, Any
     batches = [synthetic_batch(case, 0)]
 
     def step() -> None:
+        began = time.perf_counter()
         loss = engine.step(batches[-1]).loss
         batches.append(synthetic_batch(case, len(batches)))
         float(loss)
+        if (seconds := time.perf_counter() - began) > _LONG_STEP:
+            log.info("%s: step %d took %.1f s", case.shape_name, len(batches) - 1, seconds)
 
     for _ in range(warmup):
         step()
     if case.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(case.device)
+    before = dict(engine.seconds) if isinstance(engine, OffloadEngine) else {}
     seconds = _median_seconds(step, steps, case.device)
     timed = batches[warmup:-1]
     items = [_distinct(batch) for batch in timed]
@@ -105,6 +144,8 @@ def _train(case: Case, engine: Engine, warmup: int, steps: int) -> dict[str, Any
         work = 6 * (_arithmetic(engine.model, "item_llm") * tokens + _arithmetic(engine.model, "user_llm") * positions)
         figures |= {"tokens_per_second": tokens / seconds, "tokens": tokens,
                     "utilisation": _utilisation(work / engine.processes.count, seconds, case.device)}  # fmt: skip
+    if isinstance(engine, OffloadEngine):
+        figures |= {f"{what}_ms": 1000 * (engine.seconds[what] - since) / steps for what, since in before.items()}
     if released := case.shape.released.get(case.name):
         figures |= {"released_ms": released, "times_released": released / (1000 * seconds)}
     return figures

@@ -1,12 +1,21 @@
 """Preset paper against the settings of the paper's scripts, transcribed here once more, row by row (paper, table 7)."""
 
+import math
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
-from benchmark.data.batches import training_windows
+from benchmark.analysis.published import find_published
+from benchmark.data.batches import Negatives, TrainingBatches
+from benchmark.data.dataset import load_dataset
 from benchmark.experiments import Configuration
+from benchmark.processes import Processes
+from benchmark.training.engine import Engine
+from tests.training.interactions import prepared
 
 ROOT = Path(__file__).parent.parent
 
@@ -97,24 +106,89 @@ def test_models_texts_and_temperatures(blocks):
                 assert run.text["prompt"] == "Compress the following sentence into embedding: "
 
 
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """1,200 users with 60 training events or fewer, among as many items as Books has."""
+    plain = load_dataset(prepared(tmp_path_factory.mktemp("paper"), users=3))
+    lengths = np.random.default_rng(0).integers(3, 61, 1200)
+    offsets, events, items = np.append(0, (lengths + 2).cumsum()), int((lengths + 2).sum()), 686_623
+    counts = replace(plain.card.counts, users=len(lengths), items=items, interactions=events)
+    return replace(
+        plain,
+        card=replace(plain.card, counts=counts),
+        items=np.random.default_rng(1).integers(0, items, events).astype(np.int32),
+        timestamps=np.arange(events),
+        offsets=offsets,
+        split=np.stack([lengths, lengths, lengths + 1], axis=1).astype(np.int32),
+        labels=None,
+    )
+
+
 @pytest.mark.parametrize("gpus", [1, 8, 128])
-def test_the_batch_of_a_step_is_the_same_on_any_number_of_gpus(blocks, gpus):
-    """What a GPU gets divides the run's numbers; none of them, and not the run's id, depends on how many there are."""
-    lengths = np.full(1000, 20)
-    for block in (blocks[0], blocks[2], blocks[3]):
+def test_batch_negatives_and_steps_are_the_papers_on_any_number_of_gpus(blocks, dataset, gpus):
+    """The windows of all GPUs together are the batch of the paper's table, none twice, with the same negatives."""
+    trained = {}
+    for number, rows in ((0, PIXEL), (2, BOOKS), (3, BOOKS_28K)):
+        for row in blocks[number].rows:
+            if row.label in rows:
+                trained[rows[row.label][:3] + rows[row.label][9:12:2]] = row.runs[0].training
+    assert len(trained) == 4
+    for (batch, negatives, sharing, length, windows), training in trained.items():
+        made = TrainingBatches(
+            dataset, sequence_length=training.sequence_length, windows=training.windows,
+            global_batch=training.global_batch, seed=2020,
+            negatives=Negatives(training.negatives.count, training.negatives.sharing),
+        )  # fmt: skip
+        events = dataset.split[:, 0].tolist()
+        cut = len(events) if windows == "last" else sum(max(1, n // (length + 1)) for n in events)
+        assert made.steps_per_epoch == math.ceil(cut / batch)
+        whole = made.batch(0)
+        shares = [
+            part for rank in range(gpus)
+            for part in Engine._parts(SimpleNamespace(processes=Processes(rank, gpus), history_chunk=None), whole)
+        ]  # fmt: skip
+        assert len(shares) == gpus
+        assert sum(len(part) * weight for part, weight in shares) == batch
+        assert torch.cat([part.sequences.items for part, _ in shares]).equal(whole.sequences.items)
+        assert sum(float(part.shares.sum()) for part, _ in shares) == pytest.approx(1)
+        for part, _ in shares:
+            own = () if sharing == "shared" else (len(part.targets),)
+            assert part.negatives.shape == (*own, negatives)
+        assert sharing != "shared" or all(part.negatives.equal(whole.negatives) for part, _ in shares)
+
+
+def test_steps_an_epoch_of_books_follow_from_its_users(blocks):
+    """One window a user: 694,897 of them in steps of 512."""
+    for row in blocks[3].rows:
+        run = row.runs[0]
+        users = run.dataset_definition["expected"]["users"]
+        assert (users, math.ceil(users / run.training.global_batch)) == (694_897, 1358)
+
+
+@pytest.mark.parametrize("gpus", [1, 8, 128])
+def test_how_many_gpus_there_are_is_no_part_of_a_run(blocks, gpus):
+    for block in blocks:
         for row in block.rows:
             run = row.runs[0]
-            training = run.training
-            assert training.global_batch % gpus == 0
-            assert training.negatives.count % gpus == 0
-            starts, _ = training_windows(
-                lengths, lengths.cumsum() - lengths, training.sequence_length, training.windows
-            )
-            steps = -(-len(starts) // training.global_batch)
-            a_gpu = training.global_batch // gpus
-            assert steps == -(-len(starts) // (a_gpu * gpus))
-            other = run.model_copy(update={"execution": run.execution.model_copy(update={"item_chunk": 4096 // gpus})})
-            assert other.identity() == run.identity()
+            execution = run.execution.model_copy(update={"nodes": -(-gpus // 8), "processes": min(gpus, 8)})
+            assert run.model_copy(update={"execution": execution}).identity() == run.identity()
+
+
+def test_rows_of_one_experiment_have_one_plan_and_one_published_number():
+    """TinyLlama for items with SASRec for users stands in tables 5, 6 and 10; with a new TinyLlama in 2 and 6."""
+    made = Configuration(ROOT / "config")
+    for places in (
+        [("scaling_item", "TinyLlama"), ("scaling_user", "SASRec"), ("table10", "[ITEM]")],
+        [("table2", "Item pre-trained, User scratch"), ("scaling_user", "TinyLlama")],
+    ):
+        runs, numbers = set(), set()
+        for table, label in places:
+            plan = made.plan(table, "paper")
+            row = next(row for row in plan.blocks[0].rows if row.label == label)
+            runs.add(row.runs[0].id)
+            found = find_published(ROOT / plan.file.published, row.row.published, plan.file.metrics)
+            numbers.add(tuple(found.digits[name] for name in plan.file.metrics))
+        assert (len(runs), len(numbers)) == (1, 1)
 
 
 def test_negatives_are_those_that_the_released_code_gathers(blocks):

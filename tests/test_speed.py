@@ -9,9 +9,10 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
+from benchmark import speed
 from benchmark.cli import app
 from benchmark.errors import UserError
-from benchmark.speed import _arithmetic, append_rows
+from benchmark.speed import DrawnOn, _arithmetic, append_rows
 from benchmark.speed_cases import load_case, synthetic_batch, synthetic_catalogue
 
 ROOT = Path(__file__).parent.parent
@@ -74,6 +75,37 @@ def test_the_verb_prints_json_and_appends_to_a_csv(tmp_path, monkeypatch):
     with out.open() as file:
         written = list(csv.DictReader(file))
     assert [row["git_revision"] for row in written] == [row["git_revision"] for row in rows]
+
+
+def test_weights_on_the_host_are_drawn_elsewhere_from_the_same_distribution(monkeypatch):
+    monkeypatch.setattr(speed, "_DRAWN_AT_ONCE", 1 << 20)
+    with DrawnOn(torch.device("cpu")) as drawn:
+        torch.manual_seed(1)
+        layer, small = nn.Linear(1300, 1000), nn.Linear(3, 2)
+        normal = nn.init.normal_(torch.empty(1500, 1000), 2.0, 0.5)
+    assert drawn._staging.numel() == 1 << 20
+    weight = layer.weight.detach()
+    assert weight.is_leaf
+    assert float(weight.abs().max()) == pytest.approx(1300**-0.5, rel=1e-3)
+    assert float(weight.std()) == pytest.approx((3 * 1300) ** -0.5, rel=1e-2)
+    assert (float(normal.mean()), float(normal.std())) == pytest.approx((2.0, 0.5), rel=1e-2)
+    assert len(normal.unique()) > 1_000_000  # no piece repeats another one
+    assert small.weight.abs().max() <= 3**-0.5
+
+
+def test_shapes_are_measured_with_one_model_on_the_host(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    options = ["--method", "tiny-hllm", "--shape", "tiny,tiny", "--parts", "train", "--warmup", "0", "--steps", "1"]
+    result = CliRunner().invoke(app, ["speed", *options, "--engines", "single", "--offload", "optimizer"])
+    assert result.exit_code == 0, result.output
+    rows = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
+    assert [row["offload"] for row in rows] == ["optimizer", "optimizer"]
+    for row in rows:
+        assert 0 < row["update_ms"] < row["ms"]
+        assert row["copies_ms"] > 0
+        assert 0.1 < row["host_memory_gib"] < 20
+    with pytest.raises(UserError, match=r"--shape tiny,books: shapes measured with one model"):
+        CliRunner().invoke(app, ["speed", "--method", "tiny-hllm", "--shape", "tiny,books"], catch_exceptions=False)
 
 
 def test_work_counts_weights_that_are_spread_over_processes():

@@ -13,9 +13,9 @@ LAYERS = {  # what a part of benchmark may import of benchmark
     "experiments": {"experiments", "data", "errors", "settings"},
     "data": {"data", "recommender", "errors", "files", "settings"},
     "training": {"training", "processes", "evaluation", "data", "recommender", "attention", "errors", "files"}
-    | {"experiments"},
+    | {"experiments", "host_memory"},
     "evaluation": {"evaluation", "processes", "data", "recommender", "errors", "files"},
-    "doctor": {"doctor", "data", "errors", "experiments", "gpus", "provenance"},
+    "doctor": {"doctor", "data", "errors", "experiments", "gpus", "host_memory", "provenance"},
     "analysis": {"analysis", "evaluation", "data", "errors", "files", "settings", "experiments", "provenance"},
 }
 

@@ -212,6 +212,8 @@ def _notes(blocks: Sequence[ClickBlock], metrics: Sequence[str]) -> tuple[str, .
     tests = sum(len(metrics) for block in blocks for row in block.rows if row.comparisons)
     click = blocks[0].rows[0].runs[0].settings["training"]["click"]
     devices = sorted({str(run.record.get("device")) for block in blocks for row in block.rows for run in row.runs})
+    counts = sorted({int(run.settings["execution"]["threads"]) for b in blocks for row in b.rows for run in row.runs})
+    threads = f"{' or '.join(map(str, counts))} thread{'s' if counts != [1] else ''}"
     reference = next(row for row in blocks[0].rows if row.comparisons is None)
     independent = reference.estimates["auc"].independent if "auc" in metrics else None
     return (
@@ -228,8 +230,10 @@ def _notes(blocks: Sequence[ClickBlock], metrics: Sequence[str]) -> tuple[str, .
         f"{BETTER}, {WORSE}: better, worse than the block's reference, p < {LEVEL}: DeLong's paired test for AUC, "
         f"paired over users for the others, Holm's correction over the {tests} tests of this table.",
         "Milliseconds a candidate: median over requests with the longest histories, one request at a time, item "
-        f"embeddings at hand, on {', '.join(devices)}. Late fusion: one state of the user for all candidates, and in "
-        "brackets one for each; early fusion reads the whole history again for every candidate.",
+        f"embeddings at hand, on {', '.join(devices)}, {threads}; of each request the least time of several, because "
+        "other work on the machine lengthens some. They are of that machine: what they tell is how rows compare. Late "
+        "fusion: one state of the user for all candidates, and in brackets one for each; early fusion reads the whole "
+        "history again for every candidate.",
         "One seed: intervals and tests do not cover how a method varies with it."
         if all(len(row.runs) == 1 for block in blocks for row in block.rows)
         else "",

@@ -22,6 +22,7 @@ from benchmark.experiments import Run
 from benchmark.settings import Settings, read_yaml, validated
 
 _QUANTILES = 20_000
+OFFLOADED = "single, offload"
 _BYTES = 4  # of a weight, its gradient and each of AdamW's two moments
 
 
@@ -65,7 +66,7 @@ class DataFacts:
 class ModelSize:
     """parameters, learned: weights in all, and those with a gradient. item: weights that every token of a text is
     multiplied with; history: those of every event of a history. width: of an embedding. frozen_items: the item part
-    has no gradient."""
+    has no gradient. layers, learned_layers: weights of heavy layers, which can be kept on the host."""
 
     parameters: int
     learned: int
@@ -73,6 +74,8 @@ class ModelSize:
     history: int
     width: int
     frozen_items: bool = False
+    layers: int = 0
+    learned_layers: int = 0
 
 
 @dataclass(frozen=True)
@@ -133,12 +136,16 @@ def gpu_hours(run: Run, work: Work, gpus: int, rate: float, step_seconds: float)
     return gpus * max(computing, run.training.epochs * work.steps * step_seconds) / 3600
 
 
-def held_bytes(size: ModelSize, gpus: int) -> dict[str, float]:
+def held_bytes(size: ModelSize, gpus: int, copies: int = 2) -> dict[str, float]:
     """Bytes a GPU of weights, gradients and moments under each engine, float32 as all are; the one that communicates
-    least comes first."""
+    least comes first. copies: bytes of a weight's copy on the GPU, where the weight itself is on the host."""
     learned, frozen = _BYTES * size.learned, _BYTES * (size.parameters - size.learned)
     if gpus == 1:
-        return {"single": 4 * learned + frozen}
+        held = {"single": float(4 * learned + frozen)}
+        if size.learned_layers:
+            there = _BYTES * (3 * size.learned_layers + size.layers)
+            held[OFFLOADED] = held["single"] - there + copies * size.layers
+        return held
     return {
         "ddp": 4 * learned + frozen,
         "zero1": 2 * learned + 2 * learned / gpus + frozen,
@@ -147,17 +154,23 @@ def held_bytes(size: ModelSize, gpus: int) -> dict[str, float]:
     }
 
 
-def fitting_engine(size: ModelSize, gpus: int, gpu: Gpu, share: float) -> tuple[str | None, float]:
+def host_bytes(size: ModelSize, engine: str | None) -> int:
+    """Bytes of the host's memory that an engine takes for weights, gradients and moments."""
+    return _BYTES * (3 * size.learned_layers + size.layers) if engine == OFFLOADED else 0
+
+
+def fitting_engine(size: ModelSize, gpus: int, gpu: Gpu, share: float, copies: int = 2) -> tuple[str | None, float]:
     """The first engine whose share of the model fits, and its bytes a GPU; None, and the least bytes, if none does."""
-    held = held_bytes(size, gpus)
+    held = held_bytes(size, gpus, copies)
     for name, needed in held.items():
         if needed <= share * gpu.memory_gib * 2**30:
             return name, needed
     return None, min(held.values())
 
 
-def measured_utilisation(path: Path, method: str, gpu: str) -> float | None:
-    """The median share of the peak that training of a method reached on a GPU, from the file that `speed` writes."""
+def measured_utilisation(path: Path, method: str, gpu: str, engine: str | None = None) -> float | None:
+    """The median share of the peak that training of a method reached on a GPU, from the file that `speed` writes, with
+    the optimizer on the host or without, as the engine has it."""
     if not path.is_file():
         return None
     with path.open(encoding="utf-8", newline="") as file:
@@ -169,5 +182,6 @@ def measured_utilisation(path: Path, method: str, gpu: str) -> float | None:
         and row.get("method") == method
         and gpu in (row.get("device") or "")
         and row.get("utilisation")
+        and (row.get("offload") not in (None, "", "none")) == (engine == OFFLOADED)
     ]
     return float(np.median(found)) if found else None

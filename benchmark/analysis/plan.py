@@ -16,6 +16,7 @@ from benchmark.analysis.cost import (
     ModelSize,
     fitting_engine,
     gpu_hours,
+    host_bytes,
     measured_utilisation,
     work_of,
 )
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 SPEED, PAPER_COST = Path("results/reference/speed.csv"), Path("results/published/training_cost.csv")
 CORRELATION = 0.5  # of two methods over users; 0.4 to 0.8 in results/reference
 NONE = "\N{EN DASH}"
+LEAST = "\N{DAGGER}"
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,11 @@ def plan_text(
         for row in block.rows:
             for run in row.runs:
                 cost = costs[run.id]
-                hours, source = _gpu_hours(cost, assumptions, gpu, gpus)
+                hours, source, least = _gpu_hours(cost, assumptions, gpu, gpus)
                 assumed.add(source)
                 total += hours if run.id not in seen else 0.0
-                rows.append(_line(row, cost, assumptions, gpu, gpus, hours, price, again=run.id in seen))
+                shown = f"{hours:,.2f}{LEAST if least else ''}"
+                rows.append(_line(row, cost, assumptions, gpu, gpus, hours, shown, price, again=run.id in seen))
                 seen.add(run.id)
         first = costs[block.rows[0].runs[0].id].facts
         origin = "prepared" if first.measured else "not prepared: lengths of histories estimated from published counts"
@@ -63,7 +66,13 @@ def plan_text(
     money = "" if price is None else f", {total * price:,.0f} at {price:g} a GPU-hour"
     parts.append(f"All {len(seen)} runs: {total:,.1f} {gpu} hours{money}.")
     parts += [f"- {note}" for note in sorted(assumed)]
+    if any(LEAST in part for part in parts):
+        parts.append(
+            f"- {LEAST}: the least that a step takes decides, {1000 * assumptions.step_seconds:g} ms; its arithmetic "
+            "takes less."
+        )
     parts.append(
+        "- Exchanges between GPUs are not counted; they grow with the parameters, item tables included.\n"
         "- Hours are for all epochs and a validation after each; patience may end a run sooner. Memory: weights, "
         f"gradients and moments in float32, of which {assumptions.memory_share:.0%} of a GPU's memory may be taken; "
         "activations follow the chunk, which is no part of a run."
@@ -73,10 +82,11 @@ def plan_text(
 
 def _line(
     row: PlannedRow, cost: PlannedCost, assumptions: CostAssumptions, gpu: str, gpus: int, hours: float,
-    price: float | None, again: bool,
+    shown: str, price: float | None, again: bool,
 ) -> dict[str, str]:  # fmt: skip
     work, run = work_of(cost.run, cost.facts, cost.size), cost.run
-    engine, held = fitting_engine(cost.size, gpus, assumptions.gpu(gpu), assumptions.memory_share)
+    engine, held = _fitting(cost, assumptions, gpu, gpus)
+    there = host_bytes(cost.size, engine)
     trained = bool(cost.size.learned)
     line = {
         "run": row.label + (f", seed {run.seed}" if len(row.runs) > 1 else "") + (" (again)" if again else ""),
@@ -86,8 +96,8 @@ def _line(
         "item tokens/epoch": f"{work.item_tokens / 1e6:,.1f}M" if cost.size.item else NONE,
         "events/epoch": f"{work.positions / 1e6:,.2f}M",
         "memory/GPU": f"{held / 2**30:,.1f} GiB",
-        "engine": engine or "does not fit",
-        "GPU-hours": f"{hours:,.2f}",
+        "engine": (engine or "does not fit") + (f" ({there / 2**30:,.1f} GiB on the host)" if there else ""),
+        "GPU-hours": shown,
         f"days on {gpus}": f"{hours / gpus / 24:,.2f}",
     }
     if price is not None:
@@ -96,10 +106,11 @@ def _line(
     return line
 
 
-def _gpu_hours(cost: PlannedCost, assumptions: CostAssumptions, gpu: str, gpus: int) -> tuple[float, str]:
-    """Hours of all GPUs together, and what they were reckoned with."""
+def _gpu_hours(cost: PlannedCost, assumptions: CostAssumptions, gpu: str, gpus: int) -> tuple[float, str, bool]:
+    """Hours of all GPUs together, what they were reckoned with, and whether the least time of a step decides them."""
     precision, run = cost.run.execution.precision, cost.run
-    share = measured_utilisation(SPEED, run.method, gpu)
+    engine, _ = _fitting(cost, assumptions, gpu, gpus)
+    share = measured_utilisation(SPEED, run.method, gpu, engine)
     source = f"{run.method}: {share:.0%} of the peak, as measured ({SPEED})." if share else ""
     if share is None:
         share = assumptions.utilisation[precision]
@@ -108,7 +119,14 @@ def _gpu_hours(cost: PlannedCost, assumptions: CostAssumptions, gpu: str, gpus: 
             f"{1000 * assumptions.step_seconds:g} ms for a step at the least (config/costs.yaml)."
         )
     rate = share * getattr(assumptions.gpu(gpu), precision)
-    return gpu_hours(run, work_of(run, cost.facts, cost.size), gpus, rate, assumptions.step_seconds), source
+    work = work_of(run, cost.facts, cost.size)
+    hours = gpu_hours(run, work, gpus, rate, assumptions.step_seconds)
+    return hours, source, hours > gpu_hours(run, work, gpus, rate, 0.0)
+
+
+def _fitting(cost: PlannedCost, assumptions: CostAssumptions, gpu: str, gpus: int) -> tuple[str | None, float]:
+    copies = 2 if cost.run.execution.precision == "bf16" else 4
+    return fitting_engine(cost.size, gpus, assumptions.gpu(gpu), assumptions.memory_share, copies)
 
 
 def _paper_cost(row: PlannedRow) -> str:

@@ -175,14 +175,14 @@ def rank(run_file: RunFile, data: DataRoot = Path("data"), nodes: Nodes = None, 
     from benchmark.evaluation.ranking import rank_cases, write_ranks
     from benchmark.processes import joined
     from benchmark.training.checkpoint import load_weights
-    from benchmark.training.precision import Precision
+    from benchmark.training.engines import place_to_rank
     from benchmark.training.trainer import ranking_settings
 
     parts = opened(run, folder, data)
     device, dataset, model = parts.device, parts.dataset, parts.model
     check_same_items(folder, parts.items_sha256)
     model.load_state_dict(load_weights(folder / "model.safetensors"))
-    precision = Precision(model.to(device), device, bf16=run.execution.precision == "bf16")
+    precision = place_to_rank(model, device, bf16=run.execution.precision == "bf16")
     cases = dataset.cases("test")
     began = time.perf_counter()
     with joined() as job, Progress(transient=True, disable=not sys.stderr.isatty()) as bar:

@@ -10,14 +10,14 @@ from typing import Annotated
 
 import typer
 
-from benchmark.commands.shared import allocate_in_segments, log_to
+from benchmark.commands.shared import allocate_huge_pages, allocate_in_segments, log_to
 from benchmark.errors import UserError
 from benchmark.launch import Layout, enter
 
 
 def speed(
     method: Annotated[str, typer.Option(help="a method of config/speed.yaml, such as hllm-1b")],
-    shape: Annotated[str, typer.Option(help="a shape of config/speed.yaml, such as books")],
+    shape: Annotated[str, typer.Option(help="a shape of config/speed.yaml, such as books; or several of like texts")],
     parts: Annotated[
         str, typer.Option(help="what to measure, of train, encode, rank and losses: whether engines agree")
     ] = "train,encode,rank",
@@ -34,13 +34,15 @@ def speed(
     engines: Annotated[
         str, typer.Option(help="one after the other, of auto, single, ddp, zero1, zero2 and zero3")
     ] = "auto",
-    offload: Annotated[str, typer.Option(help="what zero engines keep on the host: none, optimizer or all")] = "none",
+    offload: Annotated[str, typer.Option(help="what is kept on the host: none, optimizer or all (zero3)")] = "none",
     out: Annotated[Path | None, typer.Option(help="a CSV file to append the figures to")] = None,
 ) -> None:
     """Measure training, encoding and ranking at a published shape with synthetic data, and print JSON."""
     if processes > 1:
         enter(Layout(1, processes, "cpu" if device == "cpu" else "auto"), sys.argv[1:])
     allocate_in_segments()
+    if offload != "none":
+        allocate_huge_pages()
     import torch
 
     from benchmark.experiments.run import ENGINES, OFFLOADS
@@ -68,15 +70,22 @@ def speed(
         runs_on = torch.device("cuda", local_rank())
         torch.cuda.set_device(runs_on)
     compiled = compile == "on" or (compile == "auto" and runs_on.type == "cuda")
-    case = load_case(Path("config/speed.yaml"), method, shape, device=runs_on, compiled=compiled, item_chunk=item_chunk)
+    cases = [
+        load_case(Path("config/speed.yaml"), method, name, device=runs_on, compiled=compiled, item_chunk=item_chunk)
+        for name in shape.split(",")
+    ]
+    models = [(case.shape.text, case.shape.catalogue, case.shape.sequence_length) for case in cases]
+    if any(model != models[0] for model in models):
+        raise UserError(f"--shape {shape}: shapes measured with one model must have the same texts and histories")
     if precision != "auto":
-        case = replace(case, method=case.method.model_copy(update={"precision": precision}))
-    case = replace(case, graphs=graphs, offload=offload)  # type: ignore[arg-type]  # just checked
+        cases = [replace(x, method=x.method.model_copy(update={"precision": precision})) for x in cases]
+    cases = [replace(x, graphs=graphs, offload=offload) for x in cases]  # type: ignore[arg-type]  # just checked
     origin = provenance(runs_on)
     conditions = {
-        "precision": case.method.precision,
+        "precision": cases[0].method.precision,
         "item_chunk": item_chunk,
         "steps": steps,
+        "threads": threads,
         "device": origin["device"],
         "torch": origin["packages"]["torch"],
         "transformers": origin["packages"].get("transformers"),
@@ -84,7 +93,7 @@ def speed(
     }
     with joined() as job:
         for row in measure_engines(
-            case, engines.split(","), chosen, job, warmup=warmup, steps=steps, pieces=pieces,  # type: ignore[arg-type]
+            cases, engines.split(","), chosen, job, warmup=warmup, steps=steps, pieces=pieces,  # type: ignore[arg-type]
         ):  # fmt: skip
             if job.first:
                 print(json.dumps(row | conditions), flush=True)

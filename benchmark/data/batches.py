@@ -12,6 +12,7 @@ from torch import Tensor
 from benchmark.data import randomness
 from benchmark.data.dataset import Dataset
 from benchmark.data.randomness import Stream
+from benchmark.data.requests import packed_requests
 from benchmark.recommender import PackedSequences, sent
 
 Int64 = np.ndarray[tuple[int], np.dtype[np.int64]]
@@ -29,11 +30,22 @@ class Negatives:
 @dataclass(frozen=True)
 class BatchLabels:
     """events: (t,) int8, the labels of the input events; targets: (t,) those of their next items; cases: (t,) bool,
-    which targets the step predicts the labels of."""
+    which c targets the step predicts the labels of. requests: their users' histories as they were then, however long
+    before the window these began, each followed by its request; request_offsets: (b + 1,) int64, on the host: window
+    i's requests are [request_offsets[i], request_offsets[i + 1])."""
 
     events: Tensor
     targets: Tensor
     cases: Tensor
+    requests: PackedSequences
+    request_offsets: Tensor
+
+    def part(self, first: int, last: int, positions: slice) -> BatchLabels:
+        """Of windows first up to, not including, last, whose positions those are."""
+        bounds = self.request_offsets[first : last + 1]
+        requests = self.requests.part(int(bounds[0]), int(bounds[-1]))
+        events, targets, cases = (x[positions] for x in (self.events, self.targets, self.cases))
+        return BatchLabels(events, targets, cases, requests, bounds - bounds[0])
 
 
 @dataclass(frozen=True)
@@ -84,9 +96,7 @@ class TrainingBatch:
         start = int(self.sequences.offsets[first])
         positions = slice(start, start + sequences.items.numel())
         negatives = self.negatives if self.negatives.dim() == 1 else self.negatives[positions]
-        labels = self.labels
-        if labels is not None:
-            labels = BatchLabels(labels.events[positions], labels.targets[positions], labels.cases[positions])
+        labels = None if self.labels is None else self.labels.part(first, last, positions)
         weights = None if self.weights is None else self.weights[positions]
         return TrainingBatch(sequences, self.targets[positions], negatives, self.totals, labels, weights)
 
@@ -165,6 +175,7 @@ class TrainingBatches:
     order: "shuffled" puts every user's training items in one random order before they are cut into windows, the control
     that tells whether a method uses order.
     click_cases: targets a window whose labels a step predicts, drawn anew in every step; 0 where labels play no part.
+    click_history: which of a user's earlier events these are predicted from, the newest sequence_length of them.
     compiled: let torch.compile make the kernel that draws negatives.
     """
 
@@ -180,6 +191,7 @@ class TrainingBatches:
         user_share: float = 1.0,
         order: Literal["chronological", "shuffled"] = "chronological",
         click_cases: int = 0,
+        click_history: Literal["all", "positive"] = "all",
         compiled: bool = False,
     ) -> None:
         lengths = np.asarray(dataset.split[:, 0], dtype=np.int64)
@@ -200,6 +212,11 @@ class TrainingBatches:
             lengths, np.asarray(dataset.offsets[:-1]), sequence_length, windows
         )
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
+        if click_cases:
+            if dataset.labels is None:
+                raise ValueError(f"data set {dataset.card.name} has no labels")
+            read = dataset.labels == 1 if click_history == "positive" else np.ones(len(dataset.items), dtype=np.bool_)
+            self._history_events = np.flatnonzero(read)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -218,25 +235,35 @@ class TrainingBatches:
         chosen = self.windows_of(step)
         starts, lengths = self.starts[chosen], self.lengths[chosen] - 1
         sequences = packed(self.dataset, starts, lengths)
+        labels = self._labels(step, starts, lengths, sequences, device) if self.click_cases else None
         targets = torch.from_numpy(self.dataset.items[flat_ranges(starts + 1, lengths)].astype(np.int64))
         sequences, targets = sequences.to(device), sent(targets, device)
-        labels = self._labels(step, starts, lengths, sequences) if self.click_cases else None
         if self.negatives.sharing == "in_batch":
             return TrainingBatch(sequences, targets, targets[sequences.last], labels=labels)
         return TrainingBatch(sequences, targets, self._draw_negatives(step, sequences), labels=labels)
 
-    def _labels(self, step: int, starts: Int64, lengths: Int64, sequences: PackedSequences) -> BatchLabels:
+    def _labels(
+        self, step: int, starts: Int64, lengths: Int64, sequences: PackedSequences, device: torch.device | str
+    ) -> BatchLabels:
         """Of each window the click_cases targets whose hashes are least, or all of them if there are fewer."""
-        if self.dataset.labels is None:
-            raise ValueError(f"data set {self.dataset.card.name} has no labels")
-        rows, device = flat_ranges(starts, lengths), sequences.items.device
-        events, targets = (torch.from_numpy(self.dataset.labels[at]).to(device) for at in (rows, rows + 1))
+        rows = flat_ranges(starts, lengths)
         place = sequences.segments * self.sequence_length + sequences.positions
         by_hash = randomness.hashes(randomness.key(self.seed, Stream.CLICK_CASES, step), place).argsort(stable=True)
         order = by_hash[sequences.segments[by_hash].argsort(stable=True)]  # windows together, in them by hash
         cases = torch.empty_like(place, dtype=torch.bool)
         cases[order] = sequences.positions < self.click_cases
-        return BatchLabels(events, targets, cases)
+        event = rows[cases.numpy()] + 1
+        users = np.searchsorted(self.dataset.offsets, event, side="right") - 1
+        begin, end = (
+            np.searchsorted(self._history_events, x) for x in (self.dataset.offsets[:-1][users], event)
+        )  # of the user's history, in numbers of history events
+        size = np.minimum(end - begin, self.sequence_length)
+        requests = packed_requests(self.dataset, self._history_events[flat_ranges(end - size, size)], size, event)
+        offsets = torch.from_numpy(np.concatenate([[0], np.minimum(lengths, self.click_cases).cumsum()]))
+        labels = self.dataset.labels
+        assert labels is not None
+        events, targets = (sent(torch.from_numpy(labels[at]), device) for at in (rows, rows + 1))
+        return BatchLabels(events, targets, sent(cases, device), requests.to(device), offsets)
 
     def _draw_negatives(self, step: int, sequences: PackedSequences) -> Tensor:
         """Uniform over the catalogue, with replacement, the positives not excluded (the objective masks them)."""

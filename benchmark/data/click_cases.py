@@ -21,11 +21,11 @@ from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from benchmark.data.batches import flat_ranges
 from benchmark.data.dataset import Dataset, Int8, Int64
+from benchmark.data.requests import packed_requests
 from benchmark.errors import UserError
 from benchmark.recommender import PackedSequences
 
@@ -96,28 +96,6 @@ def click_data(dataset: Dataset, validation_share: float, test_share: float, his
     return ClickData(replace(dataset, split=split), kept, parts[1], parts[2])
 
 
-def with_requests(
-    items: Tensor, timestamps: Tensor, starts: Tensor, ends: Tensor, targets: Tensor, request_times: Tensor
-) -> PackedSequences:
-    """The histories of b cases, each followed by its request.
-
-    items, timestamps: (k,) events that histories are ranges [start, end) of; starts, ends: (b,), which may be empty;
-    targets, request_times: (b,) the item and the time of the request's event. The time that follows the request's is
-    not known there, so its next_timestamp is its own.
-    """
-    lengths = ends - starts
-    offsets = F.pad((lengths + 1).cumsum(0), (1, 0))
-    total, longest = torch.stack([offsets[-1], lengths.max() + 1]).tolist()  # the one wait for the device
-    case = torch.repeat_interleave(torch.arange(len(starts), device=starts.device), lengths + 1, output_size=total)
-    place = torch.arange(total, device=starts.device) - offsets[case]
-    request = place == lengths[case]
-    source = torch.where(request, 0, starts[case] + place)
-    items, timestamps = F.pad(items, (0, 1)), F.pad(timestamps, (0, 1))  # so that no events at all are a range too
-    times = torch.where(request, request_times[case], timestamps[source])
-    following = torch.where(request, times, times.roll(-1))
-    return PackedSequences(torch.where(request, targets[case], items[source]), times, following, offsets, longest)
-
-
 def blocks(
     data: ClickData, cases: ClickCases, sequence_length: int, size: int
 ) -> Iterator[tuple[Int64, PackedSequences, Tensor]]:
@@ -130,14 +108,5 @@ def blocks(
         chosen = order[first : first + size]
         length, event = lengths[chosen], cases.event[chosen]
         rows = data.history_events[flat_ranges(cases.history_end[chosen] - length, length)]
-        ends = torch.from_numpy(length.cumsum())
         targets = torch.from_numpy(dataset.items[event].astype(np.int64))
-        sequences = with_requests(
-            torch.from_numpy(dataset.items[rows].astype(np.int64)),
-            torch.from_numpy(dataset.timestamps[rows].astype(np.int64)),
-            ends - torch.from_numpy(length),
-            ends,
-            targets,
-            torch.from_numpy(dataset.timestamps[event].astype(np.int64)),
-        )
-        yield chosen, sequences, targets
+        yield chosen, packed_requests(dataset, rows, length, event), targets

@@ -18,6 +18,7 @@ from pathlib import Path
 from packaging.requirements import InvalidRequirement, Requirement
 
 from benchmark.doctor.findings import Finding, ok, problem, warning
+from benchmark.host_memory import available_memory
 from benchmark.provenance import git_revision
 
 _GIB = 1 << 30
@@ -105,7 +106,7 @@ def gpus() -> Iterator[Finding]:
 
 def memory() -> Iterator[Finding]:
     """Memory that processes may have, processors, and open files."""
-    available = min(_available_memory(), _cgroup_limit())
+    available = available_memory()
     told = f"{available / _GIB:.1f} GiB free"
     if available < _LEAST_MEMORY:
         yield warning("memory", told, "close something; a run needs 2 to 4 GiB and a large data set 30")
@@ -181,20 +182,6 @@ def _nvidia_smi() -> list[list[str]] | None:
     asked = ["nvidia-smi", f"--query-gpu={_QUERY}", "--format=csv,noheader,nounits"]
     listed = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=True).stdout
     return [[field.strip() for field in line.split(",")] for line in listed.splitlines() if line.strip()]
-
-
-def _available_memory() -> int:
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("/proc/meminfo does not say how much memory is available")
-
-
-def _cgroup_limit() -> int:
-    """What a container or a Slurm job may have, if that is limited."""
-    limit = Path("/sys/fs/cgroup/memory.max")
-    text = limit.read_text().strip() if limit.is_file() else "max"
-    return int(text) if text.isdecimal() else sys.maxsize
 
 
 def _some(names: Sequence[str]) -> str:

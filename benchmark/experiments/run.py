@@ -18,6 +18,7 @@ from benchmark.data.dataset import Protocol
 from benchmark.settings import Settings, read_yaml, validated
 
 FORMAT = 2  # of what a run's id covers; raise it when the same settings come to mean another result
+CLICK_FORMAT = 3  # where clicks are predicted: histories in training reach back beyond their window since
 
 
 class NegativeSettings(Settings):
@@ -58,9 +59,10 @@ class DenseAllActionSettings(Settings):
 class ClickSettings(Settings):
     """Clicks are predicted: the loss is generative_weight * L_gen + L_cls (paper section 3.3; lambda is unpublished).
 
-    history: which earlier events of the user a method reads, "all" or those labelled positive. cases_per_window:
-    targets of a window whose labels one step predicts. validation_share, test_share: of all events, the latest, whose
-    labels are predicted (`benchmark.data.click_cases`).
+    history: which earlier events of the user a method reads, "all" or those labelled positive; the newest
+    sequence_length of them, in training and evaluation alike. cases_per_window: targets of a window whose labels one
+    step predicts. validation_share, test_share: of all events, the latest, whose labels are predicted
+    (`benchmark.data.click_cases`).
     """
 
     history: Literal["all", "positive"] = "positive"
@@ -123,7 +125,8 @@ class ExecutionSettings(Settings):
     nodes: hosts. processes: on each of them, each with a GPU of its own unless device is cpu. threads: of each process.
     engine: "ddp" keeps the model whole in every process and sums the gradients; "zero1" spreads the optimizer's states
     over the processes, "zero2" the reduced gradients as well, "zero3" the weights too (DeepSpeed); "single" is for one
-    process; "auto" takes the first that fits the memory. offload: what zero engines keep in the host's memory.
+    process; "auto" takes the first that fits the memory. offload: what is kept in the host's memory: "optimizer", with
+    one process (single) also the float32 weights and gradients that it updates, or "all" (zero3).
     item_chunk: most items embedded at once; null leaves it to the memory of a CUDA device. history_chunk: most
     sequences that the model reads at once. compile: have torch.compile make the kernels; "auto" does on CUDA.
     graphs: on CUDA, where kernels are compiled, one process runs its histories as a CUDA graph, which saves most of a
@@ -212,7 +215,8 @@ class Run(Settings):
             mode="json", by_alias=True, exclude={"id", "label", "variant", "execution"}, exclude_defaults=True
         )
         decisive["precision"] = self.execution.precision
-        text = json.dumps({"format": FORMAT, **decisive}, sort_keys=True, ensure_ascii=True)
+        form = FORMAT if self.training.click is None else CLICK_FORMAT
+        text = json.dumps({"format": form, **decisive}, sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 

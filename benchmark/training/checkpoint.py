@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,8 +19,23 @@ from benchmark.files import write_atomically
 
 def save_weights(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write the weights as safetensors."""
-    own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    own = apart(tensors)
     write_atomically(path, lambda temporary: write_tensors(temporary, own))
+
+
+def apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as a file of safetensors wants them: on the host, each alone in its memory. Those that are so already
+    are not copied: they may fill most of it."""
+    own: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, tensor in tensors.items():
+        there = tensor.detach().cpu().contiguous()
+        storage = there.untyped_storage()
+        if storage.nbytes() != there.nbytes or storage.data_ptr() in taken:
+            there = there.clone()
+        taken.add(there.untyped_storage().data_ptr())
+        own[name] = there
+    return own
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], notes: dict[str, str] | None = None) -> None:
@@ -30,9 +46,19 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], notes: dict[str, str] 
         raise OSError(str(error)) from error
 
 
-def load_weights(path: Path) -> dict[str, Tensor]:
+def copy_weights(path: Path, to: Path) -> None:
+    """Without reading them: what they take in memory may not be there a second time."""
+    _check_exists(path)
+    write_atomically(to, lambda temporary: shutil.copyfile(path, temporary))
+
+
+def _check_exists(path: Path) -> None:
     if not path.exists():
         raise UserError(f"{path} does not exist: train the run first")
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    _check_exists(path)
     try:
         return load_file(path)
     except Exception as error:  # safetensors raises its own type for truncated and foreign files

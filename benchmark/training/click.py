@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmark.data.batches import BatchLabels, TrainingBatch
-from benchmark.data.click_cases import ClickData, click_data, with_requests
+from benchmark.data.click_cases import ClickData, click_data
 from benchmark.data.dataset import Dataset
 from benchmark.errors import UserError
 from benchmark.evaluation.click_metrics import auc, group_auc, losses
@@ -23,8 +23,9 @@ class ClickObjective(Objective):
     """L_cls is binary cross-entropy, its mean taken over the positions of the windows, and the cases that a window has
     drawn stand for all its positions. L_gen is the generative loss over the events that histories are made of.
 
-    Every case is a sequence of its own: the window's earlier events that count as history, and the request. So the loss
-    for a target reads what a request at that time could, and neither its label nor anything later.
+    Every case is a sequence of its own: the user's newest earlier events that count as history, as many as when clicks
+    are predicted, and the request. So the loss for a target reads what a request at that time could, and neither its
+    label nor anything later.
     """
 
     def __init__(self, generative: InfoNCE, generative_weight: float, history: Literal["all", "positive"]) -> None:
@@ -41,8 +42,8 @@ class ClickObjective(Objective):
 
     def items(self, batch: TrainingBatch) -> Tensor:
         if self.weight:
-            return self.generative.items(batch)
-        return torch.cat([batch.sequences.items, batch.targets])
+            return torch.cat([self.generative.items(batch), _labels(batch).requests.items])
+        return _labels(batch).requests.items  # the targets are among them
 
     def loss(self, model: RunningModel, batch: TrainingBatch, items: StepItems) -> ObjectiveOutput:
         click = self._click_loss(model, batch, items)
@@ -57,34 +58,22 @@ class ClickObjective(Objective):
         return ObjectiveOutput(self.weight * generative.loss + click, figures)
 
     def _click_loss(self, model: RunningModel, batch: TrainingBatch, items: StepItems) -> Tensor:
-        sequences, targets, labels, weights = click_cases(batch, self.history)
+        sequences, targets, labels, weights = click_cases(batch)
         states = model.call("click_states", sequences, items.of(sequences.items))
         logits = model.call("click_logits", states, items.of(targets))
         lost = F.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction="none")
         return (lost * weights).sum() / batch.totals.positions
 
 
-def click_cases(
-    batch: TrainingBatch, history: Literal["all", "positive"]
-) -> tuple[PackedSequences, Tensor, Tensor, Tensor]:
-    """The c cases of a batch: their sequences with requests, (c,) targets, (c,) labels, and (c,) how many positions of
+def click_cases(batch: TrainingBatch) -> tuple[PackedSequences, Tensor, Tensor, Tensor]:
+    """The c cases of a batch: their histories with requests, (c,) targets, (c,) labels, and (c,) how many positions of
     its window each stands for."""
     events, labels = batch.sequences, _labels(batch)
-    kept = torch.ones_like(labels.cases) if history == "all" else labels.events == 1
-    so_far = kept.cumsum(0)  # events that count, up to and including each position
-    before_window = F.pad(so_far, (1, 0))[events.offsets[:-1]]
     chosen = labels.cases.nonzero().squeeze(1)
     window = events.segments[chosen]
-    sequences = with_requests(
-        events.items[kept],
-        events.timestamps[kept],
-        before_window[window],
-        so_far[chosen],
-        batch.targets[chosen],
-        events.next_timestamps[chosen],
-    )
     drawn = torch.bincount(window, minlength=len(events))
-    return sequences, batch.targets[chosen], labels.targets[chosen], (events.lengths / drawn)[window]
+    weights = (events.lengths / drawn)[window]
+    return labels.requests, batch.targets[chosen], labels.targets[chosen], weights
 
 
 def positive_pairs(batch: TrainingBatch) -> TrainingBatch | None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -21,16 +22,17 @@ from benchmark.data.batches import TrainingBatch
 from benchmark.errors import UserError
 from benchmark.processes import Processes
 from benchmark.recommender import PackedSequences, SequentialRecommender
+from benchmark.training.gradients import sum_gradients
 from benchmark.training.item_embedding import ItemEmbedder
 from benchmark.training.objectives import Objective, StepItems
-from benchmark.training.precision import Precision, compile_layers
+from benchmark.training.precision import Precision, compile_errors, compile_layers, run_layers_plain
 from benchmark.training.recorded import RecordedHistories
+from benchmark.training.repeating import Chunked, CompileFailedError, MemoryExceededError
 from benchmark.training.state import MOMENTS, Fragment, StoredState, learned_parameters
 
 log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
-Chunked = Literal["items", "histories"]
 Parts = list[tuple[TrainingBatch, float]]  # of a process's windows, and what each counts
 
 _ROWS_OF_SPREAD = 8192  # most items whose spread is looked at
@@ -53,22 +55,16 @@ _LEAST_CAUTION = 1 / 16  # of the share of memory for items' graphs; after that,
 _MOST_ITEMS = 256  # tried first when the memory has not sufficed for a step's items at any share
 
 
-class MemoryExceededError(Exception):
-    """Some process has not had the memory for a phase of a step; own: this one."""
-
-    def __init__(self, what: Chunked, own: bool) -> None:
-        self.what, self.own = what, own
-
-
 class Engine:
     """Model, objective and optimizer, whole in every process; gradients are summed after the last backward pass.
 
     optimizer: AdamW or another one over the parameters of both. processes: those of the job. item_chunk: most items
     embedded at once; see `ItemEmbedder`. history_chunk: most sequences through `embed_histories` at once. When the
     GPU's memory does not suffice, they are halved and the step is repeated. compiled: let torch.compile make the
-    kernels of the model's heavy layers and of the objective. sequence_length: events of the longest history that a
+    kernels of the model's heavy layers and of the objective; where it fails, the step is repeated with less of it,
+    and then without. sequence_length: events of the longest history that a
     batch may hold; where it is given, and compiled, one process runs the histories on CUDA as a graph: see
-    `RecordedHistories`.
+    `RecordedHistories`. precision: what the model runs in, where it is not what bf16 says alone.
 
     torch's DistributedDataParallel is not used: a step has several backward passes (the histories' chunks, then the
     items'), of which not all reach every parameter, and it expects one forward and backward pass through its wrapper.
@@ -87,16 +83,18 @@ class Engine:
         processes: Processes | None = None,
         compiled: bool = False,
         sequence_length: int | None = None,
+        precision: Precision | None = None,
     ) -> None:
         self.model, self.objective = model, objective
         self.optimizer = optimizer
         self.device, self.history_chunk = device, history_chunk
         self.processes = processes or Processes()
         self.processes.send_from_first([p.data for p in self.parameters()])
-        self.precision = Precision(model, device, bf16=bf16)
+        self.precision = precision or Precision(model, device, bf16=bf16)
         optimizer.register_step_post_hook(lambda *_: self.precision.weights_changed())
         objective.compiled = compiled
         self._comparable = torch.compile(model.comparable) if compiled else model.comparable
+        self._compile_errors, self._tiles = compile_errors() if compiled else (), True
         if compiled:
             compile_layers(model)
         self.items = ItemEmbedder(model, device, self.precision, item_chunk)
@@ -132,10 +130,17 @@ class Engine:
                 figures = self._gradients(batch)
             except MemoryExceededError as error:
                 exceeded = error
+            except CompileFailedError as error:
+                self._compile_less(error.reason)
+                continue
             else:
                 self._update()
                 return figures
             self._halve(exceeded, batch)
+
+    def evaluated(self) -> AbstractContextManager[None]:
+        """The context in which what knows nothing of the run's precision can run the model."""
+        return nullcontext()
 
     def fragments(self) -> Iterator[Fragment]:
         """What a checkpoint keeps of the learned parameters; every process must go through all of its own."""
@@ -264,17 +269,33 @@ class Engine:
         self.optimizer.step()
 
     def _together(self, what: Chunked, work: Callable[[], Result]) -> Result:
-        """Do what may exceed the memory. If it does in one process, none goes on to the next exchange."""
+        """Do what may exceed the memory or want kernels made. If it fails in one process, none goes on to the next
+        exchange."""
         result: Result | None = None
+        exceeded, failed = False, None
         try:
             result = work()
         except torch.OutOfMemoryError:
-            own = True
-        else:
-            own = False
-        if self.processes.any(own):
-            raise MemoryExceededError(what, own)
+            exceeded = True
+        except self._compile_errors as error:
+            failed = error
+        some_exceeded, some_failed = self.processes.most([int(exceeded), int(failed is not None)])
+        if some_failed:
+            raise CompileFailedError(failed)
+        if some_exceeded:
+            raise MemoryExceededError(what, exceeded)
         return result  # type: ignore[return-value]
+
+    def _compile_less(self, reason: str) -> None:
+        if self._tiles:
+            log.warning("torch.compile has failed (%s); its analysis of tiles is left out from now on", reason)
+            self._tiles = False
+            compile_layers(self.model, tiles=False)
+            return
+        log.warning("torch.compile has failed (%s); kernels are run as they are from now on", reason)
+        run_layers_plain(self.model)
+        self._compile_errors, self.objective.compiled, self._comparable = (), False, self.model.comparable
+        self.recorded = None
 
     def _halve(self, exceeded: MemoryExceededError, batch: TrainingBatch) -> None:
         if self.device.type == "cuda":
@@ -326,19 +347,3 @@ def mean_cosine(vectors: Tensor) -> Tensor:
     count = len(vectors)
     total = F.normalize(vectors, dim=-1).sum(0).square().sum()
     return (total - count) / max(1, count * (count - 1))
-
-
-def sum_gradients(processes: Processes, parameters: list[nn.Parameter]) -> None:
-    """Sum each parameter's gradient over the processes; one that no process has a gradient for keeps none."""
-    if processes.count > 1:
-        processes.sum_in_place(used_gradients(processes, parameters))
-
-
-def used_gradients(processes: Processes, parameters: list[nn.Parameter]) -> list[Tensor]:
-    """The gradients of the parameters that any process has one for; zeros where this one has none."""
-    found = processes.most([int(p.grad is not None) for p in parameters]) if parameters else []
-    used = [p for p, some in zip(parameters, found, strict=True) if some]
-    for parameter in used:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    return [p.grad for p in used if p.grad is not None]

@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 _FIRST_CHUNK = 4096  # of an item's size (tokens), before anything has been measured
 _LARGEST_CHUNK = 24_576  # beyond it, kernels get no faster
 _SHARE_OF_A_CHUNK = 0.4  # of the memory for graphs: one chunk's own needs beside its graph must find room too
+_SHARE_OF_THE_ONE = 0.85  # the same, where no other graph is in memory
 _SPARE_BYTES = 3 << 29  # for what no measurement sees: workspaces, fragments
 _SPARE_SHARE = 0.02
 
@@ -100,7 +101,12 @@ class ItemEmbedder:
     chunk: so many items at most, and all chunks recomputed; None leaves both to the memory of a CUDA device, and on
     the CPU embeds all at once. precision: the context that the item model runs in. in_step_with: processes that must
     run the model equally often, because its weights are spread over them; no graph waits then.
+
+    few_chunks: each backward pass costs something besides, so that chunks are as large as the memory allows, of which
+    one alone keeps its graph.
     """
+
+    few_chunks = False
 
     def __init__(
         self,
@@ -178,6 +184,11 @@ class ItemEmbedder:
             del part, kept
         after.restore()
 
+    def measure_anew(self) -> None:
+        """Steps of another size follow, which may take memory in other proportions."""
+        if self.memory is not None:
+            self.memory = GraphMemory(self.device)
+
     def shrink(self) -> bool:
         """Use half the memory from the next step on, for whoever has just seen it run out; False where that has been
         done so often, or is no matter of memory, that `chunk` must be set."""
@@ -218,6 +229,8 @@ class ItemEmbedder:
         elif self._learns:
             room = self.memory.units()
             kept, largest = min(total, room), min(_LARGEST_CHUNK, max(_FIRST_CHUNK, int(_SHARE_OF_A_CHUNK * room)))
+            if self.few_chunks:
+                kept, largest = (max(low, int(_SHARE_OF_THE_ONE * room)) for low in (0, _FIRST_CHUNK))
         if self.in_step_with is not None:
             places = self._equally_many(sizes, -(-total // largest), self.in_step_with)
             return [self._chunk(items, place, sizes, keep=len(places) == 1) for place in places]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -12,17 +12,24 @@ from torch import Tensor, nn
 
 from benchmark.recommender import SequentialRecommender
 
+_TILES = "triton.coalesce_tiling_analysis"
+
 
 class Precision:
     """The context that a method runs in: `with precision(): model.embed_items(...)`.
 
     In bfloat16, matrix products are autocast, and heavy layers read bfloat16 copies of their weights. The parameters
-    themselves, their gradients and so the optimizer's states stay float32.
+    themselves, their gradients and so the optimizer's states stay float32. copies: others that the heavy layers are to
+    read, in either precision.
     """
 
-    def __init__(self, model: SequentialRecommender, device: torch.device, *, bf16: bool) -> None:
+    def __init__(
+        self, model: SequentialRecommender, device: torch.device, *, bf16: bool, copies: WorkingCopies | None = None
+    ) -> None:
         self.device, self.bf16 = device, bf16
-        self._copies = WorkingCopies(model.heavy_layers(), torch.bfloat16) if bf16 and device.type == "cuda" else None
+        if copies is None and bf16 and device.type == "cuda":
+            copies = WorkingCopies(model.heavy_layers(), torch.bfloat16)
+        self._copies = copies
 
     def weights_changed(self) -> None:
         """To be called after an optimizer's step."""
@@ -31,15 +38,9 @@ class Precision:
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
-        if not self.bf16:
+        arithmetic = torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext()
+        with arithmetic, nullcontext() if self._copies is None else self._copies.in_place():
             yield
-            return
-        with torch.autocast(self.device.type, torch.bfloat16):
-            if self._copies is None:
-                yield
-            else:
-                with self._copies.in_place():
-                    yield
 
 
 class WorkingCopies:
@@ -53,31 +54,34 @@ class WorkingCopies:
     Layers that transformers recomputes in the backward pass, when the copies are no longer in place, have none.
     """
 
+    recomputed = False  # whether they are in place in the backward pass too
+
     def __init__(self, layers: Iterable[nn.Module], dtype: torch.dtype) -> None:
         self._copies: dict[nn.Parameter, nn.Parameter] = {}
-        self._places: list[tuple[nn.Module, str, nn.Parameter]] = []
         self._versions: list[int] = []  # of the weights when they were converted; empty: they must be anew
-        for layer in layers:
-            if getattr(layer, "gradient_checkpointing", False):
-                continue
-            for module in layer.modules():
-                for name, weight in module._parameters.items():
-                    if weight is not None and weight.dtype == torch.float32:
-                        self._places.append((module, name, weight))
-                        if weight not in self._copies:
-                            self._copies[weight] = self._copy(weight, dtype)
+        chosen = (x for x in layers if self.recomputed or not getattr(x, "gradient_checkpointing", False))
+        self._places = list(float32_weights(chosen))
+        self._inside = False
+        for _, _, weight in self._places:
+            if weight not in self._copies:
+                self._copies[weight] = self._copy(weight, dtype)
 
     def weights_changed(self) -> None:
         self._versions = []
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
+        if self._inside:
+            yield
+            return
         self._refresh()
+        self._inside = True
         for module, name, weight in self._places:
             module._parameters[name] = self._copies[weight]
         try:
             yield
         finally:
+            self._inside = False
             for module, name, weight in self._places:
                 module._parameters[name] = weight
 
@@ -102,12 +106,28 @@ class WorkingCopies:
         """Convert again if anything has changed, by an optimizer or, as when weights are loaded, otherwise."""
         versions = [weight._version for weight in self._copies]
         if self._copies and versions != self._versions:
-            torch._foreach_copy_(list(self._copies.values()), list(self._copies))
+            self._convert()
             self._versions = versions
 
+    def _convert(self) -> None:
+        torch._foreach_copy_(list(self._copies.values()), list(self._copies))
 
-def compile_layers(model: SequentialRecommender, backend: str = "inductor") -> None:
-    """Have torch.compile make kernels for each layer that says so, at its first call and for any number of tokens."""
+
+def float32_weights(layers: Iterable[nn.Module]) -> Iterator[tuple[nn.Module, str, nn.Parameter]]:
+    """Where the layers' float32 weights stand: module, name in it, weight; one that is shared comes several times."""
+    for layer in layers:
+        for module in layer.modules():
+            for name, weight in module._parameters.items():
+                if weight is not None and weight.dtype == torch.float32:
+                    yield module, name, weight
+
+
+def compile_layers(model: SequentialRecommender, backend: str = "inductor", *, tiles: bool = True) -> None:
+    """Have torch.compile make kernels for each layer that says so, at its first call and for any number of tokens.
+
+    tiles: with inductor's analysis of how memory is read, which torch 2.11 cannot do for some kernels of any number of
+    tokens (pytorch/pytorch#181795).
+    """
     # Layers that are alike share their kernels; train and eval, two models and two precisions each have their own.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 32)
     # Keep for the backward pass what matrix products and attention gave, and compute again what lies between: of a
@@ -115,7 +135,20 @@ def compile_layers(model: SequentialRecommender, backend: str = "inductor") -> N
     for reason in ("used_far_apart", "long_fusible_chains", "materialized_backward"):
         setattr(torch._functorch.config, f"ban_recompute_{reason}", False)
     for layer in (*model.heavy_layers(), *model.light_layers()):
-        layer.compile(dynamic=True, backend=backend)
+        layer.compile(dynamic=True, backend=backend, options=None if tiles else {_TILES: False})
+
+
+def run_layers_plain(model: SequentialRecommender) -> None:
+    """Take back `compile_layers`."""
+    for layer in (*model.heavy_layers(), *model.light_layers()):
+        layer._compiled_call_impl = None
+
+
+def compile_errors() -> tuple[type[Exception], ...]:
+    """What torch.compile raises where it cannot make a kernel, in a forward or a backward pass."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    return (TorchDynamoException,)
 
 
 @cache

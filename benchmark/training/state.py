@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from benchmark.errors import OneProcessError, UserError
 from benchmark.processes import Processes
-from benchmark.training.checkpoint import write_tensors
+from benchmark.training.checkpoint import apart, write_tensors
 
 FORMAT = 1
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's
@@ -191,11 +191,11 @@ def _write_part(path: Path, fragments: Iterable[Fragment]) -> None:
     written: dict[str, tuple[int, float]] = {}
     for fragment in fragments:
         written[fragment.name] = (fragment.start, fragment.steps)
-        tensors[f"weight/{fragment.name}"] = fragment.weight.cpu().clone()
+        tensors[f"weight/{fragment.name}"] = fragment.weight
         for kind, moment in fragment.moments.items():
-            tensors[f"{kind}/{fragment.name}"] = moment.cpu().clone()
+            tensors[f"{kind}/{fragment.name}"] = moment
     if tensors:
-        write_tensors(path, tensors, {"fragments": json.dumps(written)})
+        write_tensors(path, apart(tensors), {"fragments": json.dumps(written)})
         _flush(path)
 
 

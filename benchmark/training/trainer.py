@@ -25,7 +25,7 @@ from benchmark.evaluation.ranking import RankingSettings, rank_cases
 from benchmark.experiments import Run
 from benchmark.processes import Processes
 from benchmark.recommender import SelfTrainedRecommender, SequentialRecommender
-from benchmark.training.checkpoint import load_weights, save_weights
+from benchmark.training.checkpoint import copy_weights, save_weights
 from benchmark.training.click import click_validation_metrics, clicks_of
 from benchmark.training.engines import make_engine
 from benchmark.training.objectives import objective_for
@@ -65,7 +65,7 @@ class Trainer:
         self.clicks = clicks_of(run, dataset)
         dataset = self.clicks.dataset if self.clicks else dataset
         self.run, self.dataset, self.folder, self.device = run, dataset, folder, device
-        self.model, self.objective = model.to(device), objective_for(settings).to(device)
+        self.model, self.objective = model, objective_for(settings)  # the engine moves them
         self.batches = TrainingBatches(
             dataset,
             sequence_length=settings.sequence_length,
@@ -76,6 +76,7 @@ class Trainer:
             user_share=settings.user_share,
             order=settings.order,
             click_cases=settings.click.cases_per_window if settings.click else 0,
+            click_history=settings.click.history if settings.click else "all",
             compiled=run.execution.compiles(device.type),
         )
         if not len(self.batches.starts):
@@ -136,10 +137,13 @@ class Trainer:
             self._remove_weights_but(None)
 
     def _finish(self) -> None:
-        best = self.run.training.selection == "best"
-        weights = None if best else self.engine.weights()
+        path = self.folder / "model.safetensors"
+        weights = None if self.run.training.selection == "best" else self.engine.weights()
+        if weights is not None:
+            save_weights(path, weights)
+        elif self.run.training.selection == "best" and self.processes.first:
+            copy_weights(self._best_weights(), path)
         if self.processes.first:
-            save_weights(self.folder / "model.safetensors", weights or load_weights(self._best_weights()))
             write_record(self.folder / "training.csv", self.progress.record)
 
     def _best_weights(self) -> Path:
@@ -209,7 +213,8 @@ class Trainer:
         if self.run.training.selection == "best":
             began = time.perf_counter()
             if self.clicks:
-                scores = click_validation_metrics(self.run, self.clicks, self.model, self.device)
+                with self.engine.evaluated():
+                    scores = click_validation_metrics(self.run, self.clicks, self.model, self.device)
             else:
                 scores = validation_metrics(
                     self.run, self.dataset, self.model, self.device, self.processes, self.engine.precision

@@ -26,8 +26,10 @@ from benchmark.errors import OneProcessError, UserError
 from benchmark.experiments.run import Offload
 from benchmark.processes import Processes, join_alone
 from benchmark.recommender import SequentialRecommender
-from benchmark.training.engine import Chunked, Engine, Result, sum_gradients, used_gradients
+from benchmark.training.engine import Engine, Result
+from benchmark.training.gradients import sum_gradients, used_gradients
 from benchmark.training.objectives import Objective
+from benchmark.training.repeating import Chunked
 from benchmark.training.state import MOMENTS, Fragment, StoredState
 
 _BUCKET = 1 << 26  # elements of gradients that are reduced at once

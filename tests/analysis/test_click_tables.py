@@ -23,6 +23,7 @@ def write_run(folder, name, logits, label, users, split="a" * 64, seed=1):
     settings = {
         "id": f"{name}-{seed}", "method": name, "seed": seed, "evaluation": {"sequence_length": 20},
         "training": {"click": {"test_share": 0.1}, "negatives": {"count": 5}, "global_batch": 8, "sequence_length": 20},
+        "execution": {"threads": 2},
     }  # fmt: skip
     (run / "run.yaml").write_text(yaml.safe_dump(settings))
     (run / "provenance.json").write_text(
@@ -88,6 +89,7 @@ def test_every_number_follows_from_the_runs(tmp_path, data):
     assert float(pairs["auc"]["p_holm"]) >= float(pairs["auc"]["p_value"])
     page = (tmp_path / "clicks.md").read_text()
     assert "0.500 (2.000)" in page  # late: shared, and in brackets not
+    assert "at hand, on a CPU, 2 threads" in page
     assert f"{roc_auc_score(label, poor.astype(np.float32)):.4f}‡" in page
     assert "0.7429" in page
     assert "300 cases of 60 users" in text

@@ -13,6 +13,7 @@ from benchmark.analysis.cost import (
     fitting_engine,
     gpu_hours,
     held_bytes,
+    host_bytes,
     load_assumptions,
     measured_utilisation,
     work_of,
@@ -61,6 +62,11 @@ def test_steps_and_events_are_those_that_the_trainer_takes(tmp_path):
 def test_memory_of_each_engine():
     size = ModelSize(parameters=120, learned=100, item=0, history=100, width=1)
     assert held_bytes(size, 1) == {"single": 16 * 100 + 4 * 20}
+    layered = ModelSize(120, 100, 0, 100, 1, layers=90, learned_layers=80)  # 20 learned and 10 frozen ones elsewhere
+    assert held_bytes(layered, 1)["single, offload"] == 2 * 90 + 16 * 20 + 4 * 10
+    assert held_bytes(layered, 1, copies=4)["single, offload"] == 4 * 90 + 16 * 20 + 4 * 10
+    assert host_bytes(layered, "single, offload") == 16 * 80 + 4 * 10
+    assert host_bytes(layered, "single") == 0
     assert held_bytes(size, 4) == {"ddp": 1680, "zero1": 1080, "zero2": 780, "zero3": 420}
     gpu = Gpu(memory_gib=1000 / 2**30, bf16=1, fp32=1)
     assert fitting_engine(size, 4, gpu, 0.8) == ("zero2", 780)
@@ -101,6 +107,12 @@ def test_measured_speed_has_the_last_word(tmp_path):
     assert measured_utilisation(path, "hllm-1b", "H100") == pytest.approx(0.55)
     assert measured_utilisation(path, "hllm-1b", "A100") is None
     assert measured_utilisation(path, "sasrec", "H100") is None
+    path.write_text(
+        "method,part,utilisation,device,offload\nhllm-7b,train,0.2,NVIDIA H100,optimizer\n"
+        "hllm-7b,train,0.5,NVIDIA H100,\n"
+    )
+    assert measured_utilisation(path, "hllm-7b", "H100", "single, offload") == 0.2
+    assert measured_utilisation(path, "hllm-7b", "H100", "zero3") == 0.5
 
 
 def test_the_verb_prints_every_run_and_refuses_what_it_does_not_know(monkeypatch, capsys, tmp_path):
@@ -110,9 +122,12 @@ def test_the_verb_prints_every_run_and_refuses_what_it_does_not_know(monkeypatch
     for label in ("HLLM-1B-Scratch", "HLLM-7B", "HSTU-large", "SASRec (2018)"):
         assert label in out
     assert "3,149 A100 hours (32 for 4.1 days)" in out
+    pixel = {line.split()[0]: line for line in out.split("\n\n")[0].splitlines()[3:8]}
+    assert {name for name, line in pixel.items() if "\N{DAGGER}" in line} == {"HSTU", "SASRec", "HSTU-1B", "SASRec-1B"}
     assert "lengths of histories estimated from published counts" in out
     plan("table7", preset="paper", gpu="H100", gpus=1, price=None, effect=5.0, data=tmp_path)
-    assert "does not fit" in capsys.readouterr().out  # HLLM-7B
+    seven = next(line for line in capsys.readouterr().out.splitlines() if "HLLM-7B" in line)
+    assert "31.8 GiB  single, offload (193.0 GiB on the host)" in seven
     with pytest.raises(UserError, match="has no GPU 'T4'; it has: A100"):
         plan("table7", preset="paper", gpu="T4", gpus=1, price=None, effect=5.0, data=tmp_path)
     assumptions = load_assumptions(ROOT / "config/costs.yaml")

@@ -1,20 +1,24 @@
 """Click prediction: which events are cases, what a case's loss may read, and the loss against loops over the events."""
 
 from dataclasses import replace
+from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from baselines.discriminative_id import DiscriminativeHSTU, DiscriminativeHSTUSettings
+from baselines.hstu import HSTUSettings
 from benchmark.data.batches import Negatives, TrainingBatches
 from benchmark.data.click_cases import blocks, click_data
 from benchmark.data.dataset import load_dataset
 from benchmark.errors import UserError
-from benchmark.evaluation.click_metrics import read_clicks
+from benchmark.evaluation.click_metrics import auc, read_clicks
 from benchmark.evaluation.clicks import predict_clicks, serving_times, write_predictions
 from benchmark.experiments import Run
-from benchmark.recommender import ClickRecommender
+from benchmark.recommender import Catalogue, ClickRecommender
 from benchmark.training.click import ClickObjective, clicks_of
 from benchmark.training.engine import Engine
 from benchmark.training.objectives import InfoNCE, Temperature
@@ -56,8 +60,14 @@ def dataset(tmp_path_factory):
     return replace(plain, labels=labels, timestamps=times)
 
 
-def batches(dataset, cases=3, **options):
-    data = click_data(dataset, 0.2, 0.2, "all")
+def past_of(dataset, event, history, length):
+    """What a request at the time of an event may read of its user, told without the code that is tested."""
+    first = max(start for start in dataset.offsets.tolist() if start <= event)
+    return [e for e in range(first, event) if history == "all" or dataset.labels[e] == 1][-length:]
+
+
+def batches(dataset, cases=3, history="all", **options):
+    data = click_data(dataset, 0.2, 0.2, history)
     settings = {
         "sequence_length": 5,
         "windows": "all",
@@ -65,13 +75,12 @@ def batches(dataset, cases=3, **options):
         "negatives": Negatives(6, "shared"),
         "seed": 3,
     }
-    return TrainingBatches(data.dataset, **settings | options, click_cases=cases)
+    return TrainingBatches(data.dataset, **settings | options, click_cases=cases, click_history=history)
 
 
 @pytest.mark.parametrize("history", ["all", "positive"])
 def test_parts_are_cut_by_time_and_cases_know_the_past_alone(dataset, history):
     data = click_data(dataset, 0.2, 0.15, history)
-    owner = np.repeat(np.arange(dataset.user_count), np.diff(dataset.offsets))
     starts = [dataset.timestamps[part.event].min() for part in (data.validation, data.test)]
     assert dataset.timestamps[data.validation.event].max() < starts[1]
     trained = np.concatenate([
@@ -92,10 +101,7 @@ def test_parts_are_cut_by_time_and_cases_know_the_past_alone(dataset, history):
         assert sorted(found) == list(range(len(part)))
         for case, (sequences, start, end) in found.items():
             event = part.event[case]
-            past = [
-                e for e in range(dataset.offsets[owner[event]], event)
-                if history == "all" or dataset.labels[e] == 1
-            ][-4:]  # fmt: skip
+            past = past_of(dataset, event, history, 4)
             assert sequences.items[start : end - 1].tolist() == dataset.items[past].tolist()
             times = [*dataset.timestamps[past], dataset.timestamps[event]]
             assert sequences.timestamps[start:end].tolist() == times
@@ -114,7 +120,7 @@ def loop_loss(model, dataset, made, step, history, weight, negatives_of):
         positions += size - 1
         chosen = [e for e in events[1:] if next(cases)]
         for event in chosen:
-            past = [e for e in range(start, event) if history == "all" or dataset.labels[e] == 1]
+            past = past_of(dataset, event, history, made.sequence_length)
             last = table[dataset.items[event]] if model.target_in_history else torch.ones(table.shape[1])
             state = sum((table[dataset.items[e]] for e in past), last)
             logit = model.head.weight[0] @ torch.cat([state, table[dataset.items[event]]]) + model.head.bias[0]
@@ -137,7 +143,7 @@ def loop_loss(model, dataset, made, step, history, weight, negatives_of):
 @pytest.mark.parametrize("history_chunk", [None, 2])
 def test_the_loss_equals_loops_over_windows_with_gradients(dataset, history, early, weight, history_chunk):
     torch.manual_seed(1)
-    model, made = Summing(dataset.item_count, early), batches(dataset)
+    model, made = Summing(dataset.item_count, early), batches(dataset, history=history)
     objective = ClickObjective(InfoNCE(Temperature(learnable=False), "id"), weight, history)
     engine = Engine(
         model, objective, torch.optim.SGD(model.parameters(), lr=0.0), device=torch.device("cpu"), bf16=False,
@@ -149,6 +155,29 @@ def test_the_loss_equals_loops_over_windows_with_gradients(dataset, history, ear
     torch.testing.assert_close(figures.loss, expected.detach(), atol=1e-5, rtol=1e-5)
     for ours, theirs in zip(got, torch.autograd.grad(expected, list(model.parameters())), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("history", ["all", "positive"])
+def test_a_case_that_is_trained_on_reads_as_much_of_its_user_as_one_that_is_predicted(dataset, history):
+    """Windows cut a user's events into pieces, and their positive events are fewer still: neither may shorten it."""
+    made, lengths = batches(dataset, history=history), set()
+    for step in range(3 * made.steps_per_epoch):
+        batch = made.batch(step)
+        events = [
+            event
+            for window in made.windows_of(step)
+            for event in range(made.starts[window] + 1, made.starts[window] + made.lengths[window])
+        ]
+        chosen = [event for event, drawn in zip(events, batch.labels.cases.tolist(), strict=True) if drawn]
+        requests = batch.labels.requests
+        for event, (start, end) in zip(chosen, pairwise(requests.offsets.tolist()), strict=True):
+            past = past_of(dataset, event, history, 5)
+            assert requests.items[start:end].tolist() == dataset.items[[*past, event]].tolist()
+            times = dataset.timestamps[[*past, event]].tolist()
+            assert requests.timestamps[start:end].tolist() == times
+            assert requests.next_timestamps[start:end].tolist() == [*times[1:], times[-1]]
+            lengths.add(len(past))
+    assert lengths == set(range(6)) if history == "positive" else max(lengths) == 5
 
 
 def test_labels_of_a_target_and_of_later_events_are_no_input(dataset):
@@ -183,13 +212,13 @@ def test_cases_are_drawn_anew_a_step_and_as_many_a_window_as_asked(dataset):
     assert len(chosen) > 0.95 * (made.lengths - 1).sum()
 
 
-def a_run(**click):
+def a_run(epochs=8, **click):
     run = Run.model_validate({
         "id": "", "method": "summing", "label": "Summing", "class": "baselines.x.X", "dataset": "small",
         "protocol": "hllm", "dataset_definition": {}, "model": {}, "text": None, "seed": 3,
         "training": {
-            "sequence_length": 6, "global_batch": 8, "negatives": {"count": 20, "mask": "id"}, "epochs": 8,
-            "patience": 10, "optimizer": {"learning_rate": 0.03, "weight_decay": 0.0}, "selection_metric": "auc",
+            "sequence_length": 6, "global_batch": 8, "negatives": {"count": 20, "mask": "id"}, "epochs": epochs,
+            "patience": epochs, "optimizer": {"learning_rate": 0.03, "weight_decay": 0.0}, "selection_metric": "auc",
             "click": {"cases_per_window": 4, "validation_share": 0.2, "test_share": 0.2, **click},
         },
         "evaluation": {"sequence_length": 6},
@@ -216,6 +245,24 @@ def test_a_whole_run_learns_which_items_are_liked(dataset, tmp_path):
     trainer = Trainer(wrong, liked, Summing(liked.item_count, True), tmp_path / "wrong", torch.device("cpu"))
     with pytest.raises(UserError, match=r"set training\.selection_metric to auc or group_auc"):
         trainer.train()
+
+
+@pytest.mark.parametrize("fusion", ["early", "late"])
+def test_a_run_learns_what_the_history_alone_tells(dataset, tmp_path, fusion):
+    """Each user likes the even items or the odd ones: the target tells nothing, and test users are nearly all new."""
+    owner = np.repeat(np.arange(dataset.user_count), np.diff(dataset.offsets))
+    liked = replace(dataset, labels=(dataset.items % 2 == owner % 2).astype(np.int8))
+    settings = DiscriminativeHSTUSettings(HSTUSettings(layers=1, heads=1, width=16, dropout=0.0), fusion)
+    run = a_run(epochs=20)
+    build = partial(DiscriminativeHSTU, Catalogue(liked.item_count), 6, settings)
+    trainer = Trainer(run, liked, seeded(build, 3), tmp_path, torch.device("cpu"))
+    trainer.train()
+    cut = clicks_of(run, liked)
+    read = cut.test.history_end - cut.test.history_start > 1
+    assert read.sum() > 50
+    logits = predict_clicks(trainer.model, cut, cut.test, 6)[read]
+    assert auc(cut.test.label[read], logits) > 0.95
+    assert trainer.progress.record[-1]["loss"] < 0.2
 
 
 def test_serving_is_timed_with_and_without_a_shared_state(dataset):

@@ -1,14 +1,21 @@
 """One step: in pieces as in one piece, in any item chunk, with the loss computed by hand."""
 
+import inspect
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
+from functorch.compile import make_boxed_func
 from torch import nn
+from torch._dynamo.backends.common import aot_autograd
+from torch._dynamo.exc import BackendCompilerFailed
 
 from benchmark.data.batches import TrainingBatch
 from benchmark.recommender import PackedSequences, SequentialRecommender
 from benchmark.training.engine import Engine, mean_cosine
 from benchmark.training.objectives import InfoNCE, Temperature
+from benchmark.training.precision import compile_errors, compile_layers
 
 
 class Averager(SequentialRecommender):
@@ -99,3 +106,52 @@ def test_the_mean_cosine_is_that_of_all_pairs():
     pairs = [F.cosine_similarity(vectors[i], vectors[j], dim=0) for i in range(7) for j in range(7) if i != j]
     assert mean_cosine(vectors).item() == pytest.approx(torch.stack(pairs).mean().item(), abs=1e-6)
     assert mean_cosine(vectors[:1]).item() == pytest.approx(0, abs=1e-6)
+
+
+class OwnLinear(nn.Linear):  # torch.compile leaves torch's own modules alone
+    def forward(self, x):
+        return F.linear(x, self.weight, self.bias)
+
+
+class Compiled(Averager):
+    def __init__(self):
+        super().__init__()
+        for layer in self.heavy_layers():
+            layer.__class__ = OwnLinear
+
+    def heavy_layers(self):
+        return [self.step, self.encode]
+
+
+def _fails(*_, **__):
+    raise BackendCompilerFailed(_fails, AssertionError("no kernel"), inspect.currentframe())
+
+
+def _fails_backward(graph, inputs, **_):
+    return aot_autograd(fw_compiler=lambda inner, _: make_boxed_func(inner), bw_compiler=_fails)(graph, inputs)
+
+
+def _fails_with_tiles(graph, inputs, options=None):
+    return graph.forward if options else _fails()
+
+
+@pytest.mark.parametrize(
+    ("backend", "failures"), [(_fails, 2), (_fails_backward, 2), (_fails_with_tiles, 1)], ids=lambda x: str(x)[:20]
+)
+def test_a_step_is_repeated_with_fewer_kernels_made_where_some_cannot_be(monkeypatch, caplog, backend, failures):
+    monkeypatch.setattr("benchmark.training.engine.compile_layers", partial(compile_layers, backend=backend))
+    expected, gradients = after_one_step(None)
+    torch.manual_seed(0)
+    model, objective = Compiled(), InfoNCE(Temperature())
+    parameters = [*model.parameters(), *objective.parameters()]
+    optimizer = torch.optim.SGD(parameters, lr=0.0)
+    engine = Engine(model, objective, optimizer, device=torch.device("cpu"), bf16=False)
+    compile_layers(model, backend)
+    engine._compile_errors = compile_errors()  # as with compiled=True, which would make the objective's kernels too
+    losses = [float(engine.step(one_batch()).loss) for _ in range(2)]
+    assert losses == pytest.approx([expected] * 2, abs=1e-6)
+    for a, b in zip(gradients, (p.grad for p in parameters), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+    told = [record.message for record in caplog.records if "torch.compile has failed" in record.message]
+    assert len(told) == failures
+    assert all("no kernel" in each for each in told)
