@@ -247,6 +247,16 @@ def test_a_whole_run_learns_which_items_are_liked(dataset, tmp_path):
         trainer.train()
 
 
+@pytest.fixture
+def one_thread():
+    """Models this small wait for their threads ten times as long as they compute."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("fusion", ["early", "late"])
 def test_a_run_learns_what_the_history_alone_tells(dataset, tmp_path, fusion):
     """Each user likes the even items or the odd ones: the target tells nothing, and test users are nearly all new."""
