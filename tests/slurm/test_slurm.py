@@ -171,7 +171,7 @@ def test_a_job_over_its_time_limit_saves_and_continues_as_the_same_job(slurm, tm
 
     Slurm looks every half minute, so the warning comes 30 to 60 seconds before; with a limit of one minute it could
     come before the step that it is meant for."""
-    folder = checkout(tmp_path, epochs=1000)
+    folder = checkout(tmp_path, epochs=3000)
     snakemake = workflow(
         folder, "tiny", "--slurm-keep-successful-logs", "--set-resources", "train:runtime=2",
         "train:slurm_extra='--signal=USR1@30 --open-mode=append'",
