@@ -17,7 +17,7 @@ from benchmark.analysis.compare_matching import match_sources
 from benchmark.analysis.compare_sources import Entry, Identity, Measured, RunFolders, read_source
 from benchmark.analysis.compare_views import answer, exit_status, write_comparison
 from benchmark.analysis.runs import load_run
-from benchmark.analysis.significance import compare, outcomes, single_run_interval, welch
+from benchmark.analysis.significance import compare, outcomes
 from benchmark.analysis.tables import TableBlock, TableRow, TableSpec, evaluate_table, write_table
 from benchmark.cli import app
 from benchmark.errors import UserError
@@ -189,24 +189,6 @@ def test_two_files_without_ranks_have_no_test(table):
     _, results = compared(edited(path, set_to(0.2)), path)
     assert {(result.test, result.basis) for result in results} == {("none", "none")}
     assert all(np.isnan(result.p_value) for result in results)
-
-
-@pytest.mark.parametrize("sizes", [(2, 2), (3, 5), (10, 4)])
-def test_welch_equals_scipys(sizes):
-    first, second = (np.random.default_rng(size).normal(0.2, 0.01 * size, size) for size in sizes)
-    expected = stats.ttest_ind(first, second, equal_var=False)
-    bounds = expected.confidence_interval(0.95)
-    assert welch(first, second) == pytest.approx((bounds.low, bounds.high, expected.pvalue), rel=1e-9)
-    assert welch(np.full(3, 0.1), np.full(2, 0.1)) == pytest.approx((0, 0, 1))
-
-
-def test_intervals_over_seeds_are_calibrated():
-    generator, simulations = np.random.default_rng(2), 5000
-    values = generator.normal(0, 1, (simulations, 10))
-    covered = [low <= 0 <= high for low, high in (single_run_interval(row[:3], row[3]) for row in values)]
-    assert abs(np.mean(covered) - 0.95) < 0.01
-    rejected = [welch(row[:5], row[5:])[2] < 0.05 for row in values]
-    assert abs(np.mean(rejected) - 0.05) < 0.01
 
 
 def number(value, rounding=0.0, **of):

@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from benchmark.analysis import significance
-from benchmark.analysis.significance import bootstrap_means, compare, holm, mean_intervals, outcomes, paired_t_test
+from benchmark.analysis.significance import (
+    bootstrap_means,
+    compare,
+    holm,
+    mean_intervals,
+    outcomes,
+    paired_t_test,
+    single_run_interval,
+    welch,
+)
 from benchmark.errors import UserError
 from benchmark.evaluation.metrics import DEFAULT_METRICS, metric_values
 
@@ -219,3 +228,21 @@ def test_many_users_cost_little():
     began = time.process_time()
     compare(*(outcomes(one, names) for one in ranks))
     assert time.process_time() - began < 6
+
+
+@pytest.mark.parametrize("sizes", [(2, 2), (3, 5), (10, 4)])
+def test_welch_equals_scipys(sizes):
+    first, second = (np.random.default_rng(size).normal(0.2, 0.01 * size, size) for size in sizes)
+    expected = stats.ttest_ind(first, second, equal_var=False)
+    bounds = expected.confidence_interval(0.95)
+    assert welch(first, second) == pytest.approx((bounds.low, bounds.high, expected.pvalue), rel=1e-9)
+    assert welch(np.full(3, 0.1), np.full(2, 0.1)) == pytest.approx((0, 0, 1))
+
+
+def test_intervals_over_seeds_are_calibrated():
+    generator, simulations = np.random.default_rng(2), 5000
+    values = generator.normal(0, 1, (simulations, 10))
+    covered = [low <= 0 <= high for low, high in (single_run_interval(row[:3], row[3]) for row in values)]
+    assert abs(np.mean(covered) - 0.95) < 0.01
+    rejected = [welch(row[:5], row[5:])[2] < 0.05 for row in values]
+    assert abs(np.mean(rejected) - 0.05) < 0.01
