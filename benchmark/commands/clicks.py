@@ -26,7 +26,7 @@ def clicks(run_file: RunFile, data: DataRoot = Path("data")) -> None:
     from benchmark.training.checkpoint import load_weights
     from benchmark.training.click import click_model, clicks_of
 
-    parts = opened(run, folder, data)
+    parts = opened(run, folder, data, pretrained=False)
     device, model, cut = parts.device, click_model(run, parts.model), clicks_of(run, parts.dataset)
     check_same_items(folder, parts.items_sha256)
     if cut is None:

@@ -42,7 +42,7 @@ def recommend(
         raise UserError('name either --user ID or --titles "..." "..."')
     settings = load_run_file(run / "run.yaml")
     log_to(None, settings.label)
-    parts = opened(settings, run, data)
+    parts = opened(settings, run, data, pretrained=False)
     dataset, model, device = parts.dataset, parts.model, parts.device
     names, ranking = titles_of(dataset), ranking_settings(settings)
     notes = ["Scores are those that items are ranked by."]

@@ -149,7 +149,7 @@ def embed(run_file: RunFile, data: DataRoot = Path("data")) -> None:
     from benchmark.training.checkpoint import load_weights
     from benchmark.training.starting import export_items
 
-    parts, began = opened(run, folder, data), time.perf_counter()
+    parts, began = opened(run, folder, data, pretrained=False), time.perf_counter()
     parts.model.load_state_dict(load_weights(folder / "model.safetensors"))
     digest = export_items(
         parts.model.to(parts.device),
@@ -178,7 +178,7 @@ def rank(run_file: RunFile, data: DataRoot = Path("data"), nodes: Nodes = None, 
     from benchmark.training.engines import place_to_rank
     from benchmark.training.trainer import ranking_settings
 
-    parts = opened(run, folder, data)
+    parts = opened(run, folder, data, pretrained=False)
     device, dataset, model = parts.device, parts.dataset, parts.model
     check_same_items(folder, parts.items_sha256)
     model.load_state_dict(load_weights(folder / "model.safetensors"))

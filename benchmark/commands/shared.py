@@ -144,8 +144,9 @@ class OpenedRun:
     items_sha256: str | None
 
 
-def opened(run: Run, folder: Path, data: Path) -> OpenedRun:
-    """Open a run whose run.yaml lies in folder."""
+def opened(run: Run, folder: Path, data: Path, *, pretrained: bool = True) -> OpenedRun:
+    """Open a run whose run.yaml lies in folder. pretrained: False reads no pre-trained weights, for a trained run,
+    whose own weights take their place."""
     from benchmark.data.dataset import load_dataset
     from benchmark.training import registry
     from benchmark.training.starting import cached_items
@@ -159,5 +160,7 @@ def opened(run: Run, folder: Path, data: Path) -> OpenedRun:
         embeddings, items_sha256 = cached_items(source, dataset.item_count, split)
         catalogue = replace(catalogue, embeddings=embeddings)
     length = max(run.training.sequence_length, run.evaluation.sequence_length)
-    model = seeded(lambda: registry.build(run.class_, run.model, catalogue, length), run.seed)
+    model = seeded(
+        lambda: registry.build(run.class_, run.model, catalogue, length, pretrained=pretrained), run.seed
+    )
     return OpenedRun(device, dataset, model, items_sha256)

@@ -57,10 +57,29 @@ def _unknown_keys(kind: Any, settings: Mapping[str, Any], prefix: str) -> str:
     return ""
 
 
-def build(path: str, settings: Mapping[str, Any], catalogue: Catalogue, sequence_length: int) -> SequentialRecommender:
-    """The untrained model of a run; what a method cannot be built from is a UserError in the method's own words."""
+def build(
+    path: str, settings: Mapping[str, Any], catalogue: Catalogue, sequence_length: int, *, pretrained: bool = True
+) -> SequentialRecommender:
+    """The untrained model of a run; what a method cannot be built from is a UserError in the method's own words.
+
+    pretrained: False reads no pre-trained weights, for a model that is given all of its weights next.
+    """
     kind, values = method_class(path), model_settings(path, settings, path)
+    if not pretrained:
+        values = _without_pretrained_weights(values)
     try:
         return kind(catalogue, sequence_length, values)  # type: ignore[call-arg]
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
+
+
+def _without_pretrained_weights(settings: Any) -> Any:
+    """The same settings, with False for every `pretrained` in them."""
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if field.name == "pretrained":
+            changes[field.name] = False
+        elif dataclasses.is_dataclass(value):
+            changes[field.name] = _without_pretrained_weights(value)
+    return dataclasses.replace(settings, **changes)

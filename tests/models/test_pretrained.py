@@ -10,6 +10,9 @@ from plain_hllm import BERT, LLAMA, ROBERTA
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 
+from benchmark.errors import UserError
+from benchmark.recommender import Catalogue
+from benchmark.training import registry
 from models.pretrained import BackboneSettings, is_causal, load_backbone, run_packed
 
 LENGTHS = [5, 1, 8]
@@ -75,6 +78,22 @@ def test_first_layers_and_no_word_embeddings(tmp_path):
     model.model.layers = model.model.layers[:1]
     model.config.num_hidden_layers = 1
     torch.testing.assert_close(states(backbone), expected_states(model), atol=1e-5, rtol=1e-5)
+
+
+def test_a_trained_run_is_opened_without_the_weights_it_began_with(tmp_path):
+    """To rank with a run's own weights, its pre-trained ones are neither read nor needed."""
+    written(tmp_path, LLAMA)
+    both = {"source": "local", "path": str(tmp_path)}
+    settings = {"item_model": both, "user_model": both}
+    texts = Catalogue(3, torch.arange(6, dtype=torch.int32), torch.tensor([0, 2, 4, 6]), 50)
+    trained = registry.build("models.hllm.HLLM", settings, texts, 9)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"model\.safetensors"):
+        registry.build("models.hllm.HLLM", settings, texts, 9)
+    again = registry.build("models.hllm.HLLM", settings, texts, 9, pretrained=False)
+    again.load_state_dict(trained.state_dict())
+    items = torch.arange(3)
+    assert torch.equal(again.eval().embed_items(items), trained.eval().embed_items(items))
 
 
 def test_same_architecture_with_new_weights(tmp_path):

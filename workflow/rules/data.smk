@@ -41,6 +41,7 @@ rule prepare:
             option("on-other-counts", "on_other_counts"),
         ]),
     threads: 2
+    priority: 20  # many runs wait for it
     shell:
         "{BENCHMARK} prepare {wildcards.dataset} --protocol {wildcards.protocol} {params.options} 2> >(tee {log:q} >&2)"
 
@@ -90,6 +91,7 @@ rule tokenize:
     log:
         "data/{dataset}/{protocol}/{tokens}.log",
     threads: 2
+    priority: 20
     run:
         command = store_command("tokenize", TOKENIZING_RUN[output[0]], log[0])
         shell("{command}")
@@ -103,6 +105,7 @@ rule images:
         "data/{dataset}/{protocol}/{images}/images.json",
     log:
         "data/{dataset}/{protocol}/{images}.log",
+    priority: 20
     run:
         command = store_command("images", IMAGES_RUN[output[0]], log[0])
         shell("{command}")
