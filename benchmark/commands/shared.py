@@ -160,7 +160,5 @@ def opened(run: Run, folder: Path, data: Path, *, pretrained: bool = True) -> Op
         embeddings, items_sha256 = cached_items(source, dataset.item_count, split)
         catalogue = replace(catalogue, embeddings=embeddings)
     length = max(run.training.sequence_length, run.evaluation.sequence_length)
-    model = seeded(
-        lambda: registry.build(run.class_, run.model, catalogue, length, pretrained=pretrained), run.seed
-    )
+    model = seeded(lambda: registry.build(run.class_, run.model, catalogue, length, pretrained=pretrained), run.seed)
     return OpenedRun(device, dataset, model, items_sha256)
