@@ -238,20 +238,28 @@ def paired_t_test(differences: Float64, counts: Int64) -> tuple[Float64, Float64
 
 
 def welch(first: Float64, second: Float64, confidence: float = CONFIDENCE) -> tuple[float, float, float]:
-    """Welch's t-test over seeds: bounds of the interval of mean(first) - mean(second), and the two-sided p-value.
+    """Welch's t-test over seeds: bounds of the interval of mean(first) - mean(second), and the two-sided p-value."""
+    return welch_contrast([first, second], [1.0, -1.0], confidence)
 
-    first: (s,) and second: (r,), a value a seed, at least two each. Where no seed differs from another, the interval is
-    the difference itself and p is 0 or 1 (scipy has NaN there). With two or three seeds the 5 % test is cautious: it
+
+def welch_contrast(
+    samples: Sequence[Float64], weights: Sequence[float], confidence: float = CONFIDENCE
+) -> tuple[float, float, float]:
+    """Welch's t-test over seeds of a weighted sum of means, with Satterthwaite's degrees of freedom: the bounds of the
+    sum's interval, and the two-sided p-value against zero.
+
+    samples: of each method a value a seed, at least two. Where no seed differs from another, the interval is the sum
+    itself and p is 0 or 1 (scipy has NaN there). With two or three seeds the 5 % test of a difference is cautious: it
     rejects a true null 4 % of the time or less.
     """
-    difference = float(first.mean() - second.mean())
-    parts = [one.var(ddof=1) / len(one) for one in (first, second)]
+    estimate = sum(weight * float(one.mean()) for weight, one in zip(weights, samples, strict=True))
+    parts = [weight**2 * one.var(ddof=1) / len(one) for weight, one in zip(weights, samples, strict=True)]
     error = math.sqrt(sum(parts))
     if error <= 1e-14:  # equal but for rounding
-        return difference, difference, float(abs(difference) <= 1e-14)
-    freedom = sum(parts) ** 2 / sum(part**2 / (len(one) - 1) for part, one in zip(parts, (first, second), strict=True))
+        return estimate, estimate, float(abs(estimate) <= 1e-14)
+    freedom = sum(parts) ** 2 / sum(part**2 / (len(one) - 1) for part, one in zip(parts, samples, strict=True))
     half = float(stats.t.isf((1 - confidence) / 2, freedom)) * error
-    return difference - half, difference + half, float(2 * stats.t.sf(abs(difference) / error, freedom))
+    return estimate - half, estimate + half, float(2 * stats.t.sf(abs(estimate) / error, freedom))
 
 
 def single_run_interval(values: Float64, run: float, confidence: float = CONFIDENCE) -> tuple[float, float]:

@@ -192,4 +192,14 @@ def write_ranks(path: Path, dataset: Dataset, cases: EvaluationCases, ranks: Ran
             "hittable": pa.array(ranks.hittable),
         }
     )
-    write_atomically(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
+    others = [name for name in table.column_names if name != "user_id"]
+    write_atomically(
+        path,
+        lambda temporary: pq.write_table(
+            table,
+            temporary,
+            compression="zstd",
+            use_dictionary=others,  # no user comes twice: a dictionary of them would be a third of the file
+            column_encoding={"user_id": "DELTA_BYTE_ARRAY"},
+        ),
+    )

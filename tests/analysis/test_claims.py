@@ -38,6 +38,7 @@ def test_a_contrast_of_two_is_the_paired_t_test(make_run):
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
     assert found.p_value == pytest.approx(expected.pvalue)
     assert (found.p_holm, found.verdict, found.seeds) == (pytest.approx(expected.pvalue), "confirmed", 1)
+    assert np.isnan(found.p_seeds)
 
 
 def test_a_contrast_weighs_users_means_over_seeds(rows):
@@ -47,6 +48,16 @@ def test_a_contrast_weighs_users_means_over_seeds(rows):
     assert found.estimate == pytest.approx(values.mean())
     assert found.p_value == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
     assert found.seeds == 2
+
+
+def test_a_contrast_over_seeds_is_welchs_test_whatever_its_unit(rows):
+    first, second = ([gain(name, seed).mean() for seed in (1, 2)] for name in ("hllm", "hstu"))
+    expected = stats.ttest_ind(first, second, equal_var=False).pvalue
+    for contrast in ({"HLLM": 1, "HSTU": -1}, {"HLLM": 3, "HSTU": -3}, {"HLLM": 1, "HSTU": -0.5, "SASREC": 0}):
+        (found,) = evaluate_claims([claim(contrast)], rows)
+        if 0 in contrast.values():
+            expected = stats.ttest_ind(first, np.array(second) / 2, equal_var=False).pvalue
+        assert found.p_seeds == pytest.approx(expected)
 
 
 def test_verdicts_follow_the_corrected_p_value_and_the_sign(rows):

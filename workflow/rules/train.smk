@@ -2,6 +2,7 @@ rule resolve:
     "Writes every setting of a run beside its results."
     output:
         RESULTS + "/runs/{run}/run.yaml",
+    priority: 30  # before all others, so that the longest trainings are known when the first one starts
     resources:  # no params, whose change makes a rule run again: a run's id tells all of its settings
         table=lambda wildcards: TABLE_OF[wildcards.run],
         options=OPTIONS,
