@@ -37,9 +37,9 @@ part 120 kernels "$python" -m torch.distributed.run --standalone --nproc-per-nod
   --processes "$gpus" --device "$device" --method "$method" --shape "$shape" --parts train,encode,rank --engines single \
   --item-chunk 64 --warmup 1 --steps 1 --pieces 2 &
 part 120 tests "$python" -m pytest -q -m gpu tests/training/test_distributed.py &
-part 150 lost "$python" -m pytest -q -s -m gpu tests/training/test_lost_process.py &
+part 240 lost "$python" -m pytest -q -s -m gpu tests/training/test_lost_process.py &
 wait
 rows 190 whole --shape "$shape" --parts train,encode,rank --engines single,ddp --warmup 2 --steps 3 --pieces 72
 rows 85 zero2 --shape "$shape" --parts train --engines zero2 --warmup 2 --steps 3
-rows 70 zero3 --shape "$shape" --parts train --engines zero3 --warmup 2 --steps 3
+rows 120 zero3 --shape "$shape" --parts train --engines zero3 --warmup 2 --steps 3
 rows 75 many --shape "${MANY:-books-28k}" --parts train --engines single,ddp --warmup 2 --steps 3
