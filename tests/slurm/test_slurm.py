@@ -226,7 +226,7 @@ def test_stores_of_tokens_and_pictures_are_made_by_jobs(slurm, tmp_path):
 @pytest.mark.slurm
 def test_a_whole_workflow_runs_within_one_job_and_goes_on_in_another(slurm, tmp_path):
     """As the profile says it instead of arrays. The first job's time is cut short when it has begun to train."""
-    folder = checkout(tmp_path, epochs=1000)
+    folder = checkout(tmp_path, epochs=3000)
 
     def started():
         wrapped = f"--wrap=exec env -u SLURM_JOB_ID {SNAKEMAKE} --cores 2 tiny"
