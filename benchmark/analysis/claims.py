@@ -1,11 +1,11 @@
 """Claims of the paper, each put as a contrast of methods and tested on the users of one data set.
 
-config/claims.yaml states a claim, where the paper makes it, and the tests that would show it: a sum of rows' metrics
-with weights, such as {HLLM: 1, HLLM from scratch: -1}, which the claim says is above zero. Weights need not be 1: with
-{cached: 1, end to end: -0.95} the claim is that less than 5 % is lost, and with four rows that one method gains more
-than another. Every user contributes the weighted sum of its own values, so that the test is a paired t-test over users
-(scipy), corrected by Holm's method over all tests of all claims. Where every row has several seeds, Welch's t-test of
-the same sum over seeds stands beside it.
+config/claims/<preset>.yaml states a claim, where the paper makes it, and the tests that would show it: a sum of rows'
+metrics with weights, such as {HLLM: 1, HLLM from scratch: -1}, which the claim says is above zero. Weights need not be
+1: with {cached: 1, end to end: -0.95} the claim is that less than 5 % is lost, and with four rows that one method gains
+more than another. Every user contributes the weighted sum of its own values, so that the test is a paired t-test over
+users (scipy), corrected by Holm's method over all tests of all claims. Where every row has several seeds, Welch's
+t-test of the same sum over seeds stands beside it.
 """
 
 from __future__ import annotations
@@ -39,6 +39,10 @@ LEVEL = 0.05
 COLUMNS = (
     "claim", "paper", "table", "dataset", "metric", "contrast", "estimate", "ci_low", "ci_high", "p_value", "p_holm",
     "p_seeds", "users", "seeds", "verdict", "dataset_hash",
+)  # fmt: skip
+CLAIM_COLUMNS = (
+    "Verdict", "Contrast", "Data", "Metric", "Estimate (points)", "95 % interval (points)", "p (Holm)", "p over seeds",
+    "Seeds",
 )  # fmt: skip
 
 
@@ -188,19 +192,8 @@ def _view(claims: Sequence[Claim], results: Sequence[Evidence]) -> View:
         "of the same contrast, for itself, where every row has two seeds or more; with three it seldom finds small "
         "differences. Elsewhere, a difference as small as that variation is no evidence, whatever its p.",
     )
-    columns = (
-        "Verdict",
-        "Contrast",
-        "Data",
-        "Metric",
-        "Estimate (points)",
-        "95 % interval (points)",
-        "p (Holm)",
-        "p over seeds",
-        "Seeds",
-    )
-    sections = [Section(s.title, tuple(_padded(line, len(columns)) for line in s.lines)) for s in sections]
-    return View("claims", "Claims of the paper", columns, tuple(sections), notes, text_columns=4)
+    sections = [Section(s.title, tuple(_padded(line, len(CLAIM_COLUMNS)) for line in s.lines)) for s in sections]
+    return View("claims", "Claims of the paper", CLAIM_COLUMNS, tuple(sections), notes, text_columns=4)
 
 
 def _padded(line: Line, width: int) -> Line:
@@ -208,17 +201,21 @@ def _padded(line: Line, width: int) -> Line:
 
 
 def _line(result: Evidence) -> Line:
-    texts = (
-        result.verdict,
-        contrast_text(result.test.contrast),
-        result.test.dataset,
-        metric_title(result.claim.metric),
-        signed(100 * result.estimate, 2),
-        f"{signed(100 * result.low, 2)} to {signed(100 * result.high, 2)}",
-        p_text(result.p_holm),
-        NONE if np.isnan(result.p_seeds) else p_text(result.p_seeds),
-        str(result.seeds),
-    )
+    return claim_line(
+        (result.verdict, contrast_text(result.test.contrast), result.test.dataset, result.claim.metric),
+        (result.estimate, result.low, result.high), (result.p_holm, result.p_seeds), result.seeds,
+    )  # fmt: skip
+
+
+def claim_line(
+    names: tuple[str, str, str, str], estimate: tuple[float, float, float], p_values: tuple[float, float], seeds: int
+) -> Line:
+    """A line under CLAIM_COLUMNS. names: verdict, contrast, data set, metric. estimate: with its bounds, fractions.
+    p_values: by Holm's method over users, and over seeds, NaN where there are too few."""
+    verdict, contrast, dataset, metric = names
+    value, low, high = (signed(100 * number, 2) for number in estimate)
+    p_holm, p_seeds = (NONE if np.isnan(p) else p_text(p) for p in p_values)
+    texts = (verdict, contrast, dataset, metric_title(metric), value, f"{low} to {high}", p_holm, p_seeds, str(seeds))
     return Line(tuple(map(Cell, texts)))
 
 

@@ -10,13 +10,14 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmark.analysis.claims import CLAIM_COLUMNS, claim_line
 from benchmark.analysis.report_charts import (
     numbers,
 )
 from benchmark.analysis.report_inputs import ReportTable
 from benchmark.analysis.runs import LoadedRun
 from benchmark.analysis.tables import BlockResult
-from benchmark.analysis.views import Cell, Line, Section, View, metric_title, p_text, signed
+from benchmark.analysis.views import Section, View
 from benchmark.data.dataset import DataCard
 from benchmark.data.sources import load_definitions
 from benchmark.errors import UserError
@@ -204,29 +205,19 @@ def claims(path: Path) -> View | None:
     try:
         for (claim, place), group in groupby(rows, lambda row: (row["claim"], row["paper"])):
             lines = [
-                Line(tuple(map(Cell, (
-                    row["verdict"], row["contrast"], row["dataset"], metric_title(row["metric"]),
-                    signed(100 * float(row["estimate"]), 2),
-                    f"{signed(100 * float(row['ci_low']), 2)} to {signed(100 * float(row['ci_high']), 2)}",
-                    p_text(float(row["p_holm"])), row["seeds"],
-                ))))
+                claim_line(
+                    (row["verdict"], row["contrast"], row["dataset"], row["metric"]),
+                    (float(row["estimate"]), float(row["ci_low"]), float(row["ci_high"])),
+                    (float(row["p_holm"]), float(row["p_seeds"] or "nan")),
+                    int(row["seeds"]),
+                )
                 for row in group
-            ]  # fmt: skip
+            ]
             sections.append(Section(f"{claim} (paper, {place})", tuple(lines)))
     except (KeyError, ValueError) as error:
         raise UserError(f"{path} lacks a column or number ({error}); make the claims again") from error
-    columns = (
-        "Verdict",
-        "Contrast",
-        "Data",
-        "Metric",
-        "Estimate (points)",
-        "95 % interval (points)",
-        "p (Holm)",
-        "Seeds",
-    )
     note = (
-        "A claim holds if its contrast, a weighted sum of methods' metrics, is above zero. Tests are over users and, "
-        "with a single seed, do not cover how training varies with the seed."
+        "A claim holds if its contrast, a weighted sum of methods' metrics, is above zero. Tests are over users and do "
+        "not cover how training varies with the seed; p over seeds, where every method has several, is of Welch's test."
     )
-    return View("claims", "Claims of the paper", columns, tuple(sections), (note,), text_columns=4)
+    return View("claims", "Claims of the paper", CLAIM_COLUMNS, tuple(sections), (note,), text_columns=4)

@@ -238,7 +238,8 @@ def paired_t_test(differences: Float64, counts: Int64) -> tuple[Float64, Float64
 
 
 def welch(first: Float64, second: Float64, confidence: float = CONFIDENCE) -> tuple[float, float, float]:
-    """Welch's t-test over seeds: bounds of the interval of mean(first) - mean(second), and the two-sided p-value."""
+    """Welch's t-test over seeds: bounds of the interval of mean(first) - mean(second), and the two-sided p-value.
+    first: (s,), second: (r,); see `welch_contrast`."""
     return welch_contrast([first, second], [1.0, -1.0], confidence)
 
 
@@ -248,8 +249,8 @@ def welch_contrast(
     """Welch's t-test over seeds of a weighted sum of means, with Satterthwaite's degrees of freedom: the bounds of the
     sum's interval, and the two-sided p-value against zero.
 
-    samples: of each method a value a seed, at least two. Where no seed differs from another, the interval is the sum
-    itself and p is 0 or 1 (scipy has NaN there). With two or three seeds the 5 % test of a difference is cautious: it
+    samples: of each method (s,), a value a seed, at least two. Where no seed differs from another, the interval is the
+    sum itself and p is 0 or 1 (scipy has NaN there). With two or three seeds the 5 % test of a difference is cautious: it
     rejects a true null 4 % of the time or less.
     """
     estimate = sum(weight * float(one.mean()) for weight, one in zip(weights, samples, strict=True))

@@ -115,7 +115,7 @@ def model_size(run: Run, facts: DataFacts, runs: Mapping[str, Run]) -> ModelSize
         catalogue = Catalogue(facts.items, embeddings=torch.empty(facts.items, width, device="meta"))
     length = max(run.training.sequence_length, run.evaluation.sequence_length)
     with torch.device("meta"):
-        model = registry.build(run.class_, _without_weights(run.model), catalogue, length)
+        model = registry.build(run.class_, _without_hub(run.model), catalogue, length, pretrained=False)
     tables = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
     named = [(name.split(".")[0], p) for name, p in model.named_parameters() if id(p) not in tables]
     item = [p for part, p in named if part == "item_llm"]
@@ -139,23 +139,16 @@ def _width(run: Run, shaped: list[int]) -> int:
     return int(own or run.model.get("width") or (shaped[0] if shaped else 1))
 
 
-def _without_weights(model: Mapping[str, Any]) -> dict[str, Any]:
-    """The model's settings with new weights wherever it names pre-trained ones, so that nothing is fetched or read."""
+def _without_hub(model: Mapping[str, Any]) -> dict[str, Any]:
+    """The model's settings with the sizes in `config` in place of a repository on the hub: nothing is fetched."""
     result: dict[str, Any] = {}
     for key, value in model.items():
         if isinstance(value, Mapping):
-            value = _without_weights(value)
-            if value.get("source", "scratch") != "scratch":
-                if value["source"] == "hub":
-                    if "model_type" not in value.get("config", {}):
-                        raise UserError(
-                            f"model {value['path']!r}: name its sizes in `config`, so that it can be planned"
-                        )
-                    kept = {
-                        name: value[name] for name in ("config", "layers", "frozen", "checkpointing") if name in value
-                    }
-                    value = {"source": "scratch", **kept}
-                else:
-                    value = {**value, "pretrained": False}
+            value = _without_hub(value)
+            if value.get("source") == "hub":
+                if "model_type" not in value.get("config", {}):
+                    raise UserError(f"model {value['path']!r}: name its sizes in `config`, so that it can be planned")
+                kept = ("config", "layers", "frozen", "checkpointing")
+                value = {"source": "scratch", **{name: value[name] for name in kept if name in value}}
         result[key] = value
     return result

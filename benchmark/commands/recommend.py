@@ -127,7 +127,7 @@ def _with_new_texts(
     folder = tokens_folder(data_folder(run, data), settings)
     catalogue = with_new_texts(catalogue_of(run, dataset.item_count, data, device), folder, settings, field, texts)
     length = max(run.training.sequence_length, run.evaluation.sequence_length)
-    return registry.build(run.class_, run.model, catalogue, length)
+    return registry.build(run.class_, run.model, catalogue, length, pretrained=False)
 
 
 def _load(model: SequentialRecommender, folder: Path) -> None:
