@@ -250,8 +250,8 @@ def welch_contrast(
     sum's interval, and the two-sided p-value against zero.
 
     samples: of each method (s,), a value a seed, at least two. Where no seed differs from another, the interval is the
-    sum itself and p is 0 or 1 (scipy has NaN there). With two or three seeds the 5 % test of a difference is cautious: it
-    rejects a true null 4 % of the time or less.
+    sum itself and p is 0 or 1 (scipy has NaN there). With two or three seeds the 5 % test of a difference is cautious:
+    it rejects a true null 4 % of the time or less.
     """
     estimate = sum(weight * float(one.mean()) for weight, one in zip(weights, samples, strict=True))
     parts = [weight**2 * one.var(ddof=1) / len(one) for weight, one in zip(weights, samples, strict=True)]
