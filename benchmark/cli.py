@@ -45,6 +45,7 @@ for verb in (
     comparison.submit,
     recommend.recommend,
     evidence.claims,
+    evidence.keep,
     evidence.reference,
     speed.speed,
     released.import_released,

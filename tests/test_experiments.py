@@ -158,6 +158,10 @@ BLOCK = ("tables/table9.yaml", "presets", "tiny", 0)
         (set_at((*BLOCK, "reference"), "Runner"), "reference 'Runner' is no row's label"),
         (set_at((*BLOCK, "protocol"), "meta"), "protocol meta has no validation events"),
         (set_at((*BLOCK, "rows", 1), {"method": "walker"}), "more than one row is labelled 'Walker'"),
+        (
+            lambda files: files[BLOCK[0]]["presets"]["tiny"].append(files[BLOCK[0]]["presets"]["tiny"][0]),
+            "block 2: another block on small has the reference 'Walker' too",
+        ),
         (set_at((*BLOCK, "rows", 0, "method"), "flyer"), r"flyer\.yaml does not exist; .* has: walker"),
         (
             set_at((*BLOCK, "rows", 0, "starts_from"), {"row": "Walker (wide)"}),

@@ -46,6 +46,10 @@ def test_no_code_runs_what_it_reads(path):
             assert not names & {"pickle", "marshal", "shelve", "dill", "joblib", "cloudpickle", "tarfile"}, path
         if isinstance(node, ast.Call):
             name, given = ast.unparse(node.func), {}
+            if name == "yaml.load" and {ast.unparse(keyword) for keyword in node.keywords} == {
+                "Loader=yaml.CSafeLoader"
+            }:
+                continue  # builds plain values alone, as safe_load does
             for argument in node.keywords:
                 if isinstance(argument.value, ast.Constant):
                     given[argument.arg] = argument.value.value

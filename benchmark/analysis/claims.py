@@ -5,7 +5,7 @@ metrics with weights, such as {HLLM: 1, HLLM from scratch: -1}, which the claim 
 1: with {cached: 1, end to end: -0.95} the claim is that less than 5 % is lost, and with four rows that one method gains
 more than another. Every user contributes the weighted sum of its own values, so that the test is a paired t-test over
 users (scipy), corrected by Holm's method over all tests of all claims. Where every row has several seeds, Welch's
-t-test of the same sum over seeds stands beside it.
+t-test of the same sum over seeds stands beside it, and a verdict that it does not bear says so.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from benchmark.experiments import PlannedTable
 
 Rows = dict[tuple[str, str], dict[str, list[LoadedRun]]]  # (table, data set) -> label -> runs, one a seed
-Verdict = Literal["confirmed", "contradicted", "not shown"]
+Verdict = Literal["confirmed", "confirmed over users", "contradicted", "contradicted over users", "not shown"]
 LEVEL = 0.05
 COLUMNS = (
     "claim", "paper", "table", "dataset", "metric", "contrast", "estimate", "ci_low", "ci_high", "p_value", "p_holm",
@@ -103,7 +103,9 @@ class Evidence:
     def verdict(self) -> Verdict:
         if self.p_holm >= LEVEL:
             return "not shown"
-        return "confirmed" if self.estimate > 0 else "contradicted"
+        if self.p_seeds < LEVEL:  # not so where there is none
+            return "confirmed" if self.estimate > 0 else "contradicted"
+        return "confirmed over users" if self.estimate > 0 else "contradicted over users"
 
 
 def weigh(claim: Claim, test: ClaimTest, rows: Mapping[str, Sequence[LoadedRun]]) -> Evidence:
@@ -146,11 +148,12 @@ def evaluate_claims(claims: Sequence[Claim], rows: Rows) -> list[Evidence]:
 
 
 def overall(results: Sequence[Evidence]) -> str:
-    """A claim's verdict: what all its tests say, or how many say what."""
+    """A claim's verdict: what all its tests say, the weakest of them if they agree, or how many confirm it."""
     verdicts = [result.verdict for result in results]
-    if len(set(verdicts)) == 1:
-        return verdicts[0] if verdicts[0] != "not shown" else "not confirmed"
-    confirmed = verdicts.count("confirmed")
+    for sign in ("confirmed", "contradicted"):
+        if all(verdict.startswith(sign) for verdict in verdicts):
+            return max(verdicts, key=len)  # the one that holds over users alone
+    confirmed = sum(verdict.startswith("confirmed") for verdict in verdicts)
     return f"not confirmed: {confirmed} of {len(verdicts)} tests" if confirmed else "not confirmed"
 
 
@@ -185,12 +188,12 @@ def _view(claims: Sequence[Claim], results: Sequence[Evidence]) -> View:
     notes = (
         "A claim holds if its contrast, a weighted sum of methods' metrics, is above zero. Estimates and intervals are "
         "in points of the metric in percent.",
-        f"Confirmed: above zero with p < {LEVEL}; contradicted: below zero with p < {LEVEL}; not shown: neither. "
+        f"Confirmed, contradicted: above, below zero with p < {LEVEL}, over users and over seeds. Over users: by the "
+        "test over users alone, which does not cover how training varies with the seed; a difference as small as "
+        "that variation is no evidence. Not shown: neither.",
         f"p: paired t-test over users, Holm's correction over all {len(results)} tests of this page; interval: 95 %, "
-        "Student's t, each for itself.",
-        "These tests are over users and do not cover how training varies with the seed. p over seeds: Welch's t-test "
-        "of the same contrast, for itself, where every row has two seeds or more; with three it seldom finds small "
-        "differences. Elsewhere, a difference as small as that variation is no evidence, whatever its p.",
+        "Student's t, each for itself. p over seeds: Welch's t-test of the same contrast, for itself, where every row "
+        "has two seeds or more; with three it seldom finds small differences.",
     )
     sections = [Section(s.title, tuple(_padded(line, len(CLAIM_COLUMNS)) for line in s.lines)) for s in sections]
     return View("claims", "Claims of the paper", CLAIM_COLUMNS, tuple(sections), notes, text_columns=4)

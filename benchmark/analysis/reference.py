@@ -1,8 +1,10 @@
-"""Everything that people read of results/reference, computed again from the ranks that are kept there."""
+"""Runs kept in results/reference, and everything that people read there, computed again from their ranks."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from benchmark.analysis.claims import ClaimsFile, Rows, evaluate_claims, runs_of, write_claims
@@ -13,7 +15,9 @@ from benchmark.analysis.runs import load_run
 from benchmark.analysis.tables import make_table
 from benchmark.analysis.validation import write_validation
 from benchmark.errors import UserError
+from benchmark.evaluation.shared_cases import keep_ranks
 from benchmark.experiments import Configuration, PlannedTable
+from benchmark.files import write_atomically
 
 
 def kept_tables(configuration: Configuration, preset: str, folder: Path) -> list[PlannedTable]:
@@ -32,6 +36,25 @@ def kept_tables(configuration: Configuration, preset: str, folder: Path) -> list
             "run what is missing, or remove them"
         )
     return plans
+
+
+def keep_table(configuration: Configuration, name: str, preset: str, finished: Path, kept: Path) -> list[str]:
+    """Copy the runs of a table from finished/<preset>/runs to kept/<preset>/runs, without weights; what the runs of a
+    split share goes to kept/<preset>/cases, once. Returns the ids of those that were not there yet.
+
+    UserError, before anything is copied, where a run is neither finished nor kept, or its files do not fit.
+    """
+    runs = {run.id: run for run in configuration.plan(name, preset).runs()}
+    new = [run_id for run_id in runs if not (kept / preset / "runs" / run_id / "ranks.parquet").exists()]
+    for run_id in new:
+        load_run(finished / preset / "runs" / run_id)
+    for run_id in new:
+        source, target = finished / preset / "runs" / run_id, kept / preset / "runs" / run_id
+        for file in ("run.yaml", "provenance.json", "training.csv", "metrics.csv"):
+            write_atomically(target / file, partial(shutil.copyfile, source / file))
+        split = f"{runs[run_id].dataset}-{runs[run_id].protocol}"
+        keep_ranks(source / "ranks.parquet", target / "ranks.parquet", split)
+    return new
 
 
 def make_claims(configuration: Configuration, file: Path, preset: str, folder: Path) -> str:

@@ -6,7 +6,6 @@ The folder is only read. What cannot be checked without the prepared data set is
 from __future__ import annotations
 
 import re
-import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from benchmark.analysis.runs import load_run, read_json
 from benchmark.data.dataset import load_dataset
 from benchmark.errors import UserError
 from benchmark.evaluation.metrics import RankTable, metric_mean, read_ranks
+from benchmark.evaluation.shared_cases import whole_file
 from benchmark.experiments import Run, load_run_file
 
 FILES = ("run.yaml", "provenance.json", "training.csv", "ranks.parquet", "metrics.csv")
@@ -65,17 +65,18 @@ def check_submission(folder: Path, data: Path) -> Checked:
 def add_submission(folder: Path, run_id: str, results: Path) -> Path:
     """Copy a checked run into <results>/submitted, whole or not at all; the same run again changes nothing."""
     target = results / SUBMITTED / run_id
+    contents = {name: (folder / name).read_bytes() for name in FILES}
+    contents["ranks.parquet"] = whole_file(folder / "ranks.parquet")
     if target.exists():
-        same = all((target / name).read_bytes() == (folder / name).read_bytes() for name in FILES)
-        if not same:
+        if any((target / name).read_bytes() != content for name, content in contents.items()):
             raise UserError(f"{target} is another submission of the same run; remove it first if it is to be replaced")
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as temporary:
         inside = Path(temporary) / run_id
         inside.mkdir()
-        for name in FILES:
-            shutil.copyfile(folder / name, inside / name)
+        for name, content in contents.items():
+            (inside / name).write_bytes(content)
         inside.rename(target)
     return target
 

@@ -1,4 +1,4 @@
-"""Verbs on what this project measured: claims of the paper, and everything that results/reference shows."""
+"""Verbs on what this project measured: claims of the paper, keeping runs, and everything that is shown of them."""
 
 from __future__ import annotations
 
@@ -19,6 +19,21 @@ def claims(
 
     log_to(None, "claims")
     print(make_claims(configuration(), Path("config/claims") / f"{preset}.yaml", preset, results / preset))
+
+
+def keep(
+    tables: Annotated[list[str], typer.Argument(metavar="TABLE...", help="names of files of config/tables")],
+    preset: Preset = "gpu",
+    results: Annotated[Path, typer.Option(help="folder that holds the preset's results")] = Path("results"),
+    reference: Annotated[Path, typer.Option(help="a folder with a folder a preset")] = Path("results/reference"),
+) -> None:
+    """Copy the finished runs of tables to results/reference, without weights; `reference` computes the tables there."""
+    from benchmark.analysis.reference import keep_table
+
+    log_to(None, "keep")
+    for name in tables:
+        new = keep_table(configuration(), name, preset, results, reference)
+        log.info("%s: %d runs copied to %s", name, len(new), reference / preset / "runs")
 
 
 def reference(

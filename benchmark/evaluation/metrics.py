@@ -25,7 +25,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from benchmark.errors import UserError
-from benchmark.evaluation.checked_parquet import read_checked
+from benchmark.evaluation.checked_parquet import check_columns, read_parquet
+from benchmark.evaluation.shared_cases import completed
 from benchmark.files import write_text
 
 Float64 = NDArray[np.float64]
@@ -132,7 +133,8 @@ class RankTable:
 def read_ranks(path: Path) -> RankTable:
     """Read and check ranks.parquet; a file that cannot be one is a UserError that names what is wrong with it."""
     again = "rank the run again to write it"
-    table = read_checked(path, RANKS_SCHEMA, again)
+    table = completed(path, read_parquet(path, again))
+    check_columns(path, table, RANKS_SCHEMA, again)
     if table.num_rows == 0:
         raise UserError(f"{path} has no row; {again}")
     rank = table["rank"].to_numpy()

@@ -11,13 +11,13 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from benchmark.data.batches import Int64, flat_ranges, packed
 from benchmark.data.dataset import Dataset, EvaluationCases
+from benchmark.evaluation.shared_cases import write_parquet
 from benchmark.files import write_atomically
 from benchmark.processes import Processes
 from benchmark.recommender import SequentialRecommender, item_chunks
@@ -192,14 +192,4 @@ def write_ranks(path: Path, dataset: Dataset, cases: EvaluationCases, ranks: Ran
             "hittable": pa.array(ranks.hittable),
         }
     )
-    others = [name for name in table.column_names if name != "user_id"]
-    write_atomically(
-        path,
-        lambda temporary: pq.write_table(
-            table,
-            temporary,
-            compression="zstd",
-            use_dictionary=others,  # no user comes twice: a dictionary of them would be a third of the file
-            column_encoding={"user_id": "DELTA_BYTE_ARRAY"},
-        ),
-    )
+    write_atomically(path, lambda temporary: write_parquet(table, temporary))

@@ -120,7 +120,7 @@ class Configuration:
             known = ", ".join(sorted(table_file.presets))
             raise UserError(f"config/tables/{table}.yaml has no blocks for preset {preset!r}; it has: {known}")
         asked = list(seeds) if seeds is not None else self.overrides.seeds
-        blocks = []
+        blocks: list[PlannedBlock] = []
         for number, block in enumerate(table_file.presets[preset]):
             where = f"{self.folder}/tables/{table}.yaml, preset {preset}, block {number + 1}"
             use = asked or block.seeds or preset_file.seeds
@@ -132,6 +132,14 @@ class Configuration:
                 raise UserError(f"{where}: reference {block.reference!r} is no row's label; they are: {labels}")
             if repeated := sorted({label for label in labels if labels.count(label) > 1}):
                 raise UserError(f"{where}: more than one row is labelled {repeated[0]!r}; give one another label")
+            for other in blocks:  # the table's CSV files tell blocks apart by these three
+                if (other.block.dataset, other.block.protocol, other.block.reference) == (
+                    block.dataset, block.protocol, block.reference,
+                ):  # fmt: skip
+                    raise UserError(
+                        f"{where}: another block on {block.dataset} has the reference {block.reference!r} too; "
+                        "give one of the two rows another label"
+                    )
             blocks.append(PlannedBlock(block=block, rows=rows))
         return PlannedTable(name=table, preset=preset, file=table_file, blocks=blocks)
 

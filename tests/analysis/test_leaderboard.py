@@ -17,6 +17,7 @@ from benchmark.analysis.significance import compare, outcomes
 from benchmark.analysis.submission import add_submission, check_submission
 from benchmark.errors import UserError
 from benchmark.evaluation.metrics import DEFAULT_METRICS, metric_mean, write_metrics
+from benchmark.evaluation.shared_cases import keep_ranks
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference" / "laptop" / "runs"
 
@@ -109,6 +110,14 @@ def test_a_good_run_is_taken_once_and_whole(submission, tmp_path):
     changed(submission, "hours", 99.0)
     with pytest.raises(UserError, match="another submission of the same run"):
         add_submission(submission, checked.run_id, tmp_path / "results")
+
+
+def test_a_kept_run_is_taken_with_what_it_shares(submission, tmp_path):
+    kept = tmp_path / "kept" / "runs" / submission.name
+    shutil.copytree(submission, kept)
+    keep_ranks(submission / "ranks.parquet", kept / "ranks.parquet", "toy")
+    target = add_submission(kept, check_submission(kept, tmp_path / "data").run_id, tmp_path / "results")
+    assert pq.read_table(target / "ranks.parquet").equals(pq.read_table(submission / "ranks.parquet"))
 
 
 @pytest.mark.parametrize(
