@@ -34,8 +34,8 @@ from benchmark.evaluation.metrics import Float64, Int64, Metric, metric_values
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
-CELL_LIMIT = 1024
-GAIN_STEP = 0.04  # width of a cell in 1 / log2(rank + 1): about 20 cells a method, and 400 a pair
+CELL_LIMIT = 256
+GAIN_STEP = 0.08  # width of a cell in 1 / log2(rank + 1): about 10 cells a method, and 150 a pair
 _CHUNK = 1000  # resamples drawn at once: bounds the counts in memory to _CHUNK * CELL_LIMIT
 
 

@@ -280,7 +280,7 @@ def test_what_is_said_of_the_kept_results_is_so(tmp_path):
         said[preset], published[preset] = summary(block, 6), against_published(table, block, "block")
     assert said["laptop"] == (
         "Of the 5 methods compared with HSTU over 943 users, SASRec (RecBole) gains most: +48.4 % in the mean of 6 "
-        "metrics (95 % interval +35.8 to +63.7 %), single seed."
+        "metrics (95 % interval +35.9 to +63.6 %), single seed."
     )
     assert "HSTU-large gains most: +17.7 %" in said["gpu"]
     assert said["gpu"].endswith(", 3 seeds.")
