@@ -147,17 +147,20 @@ def embed(run_file: RunFile, data: DataRoot = Path("data")) -> None:
     enter(layout(run, 1, 1), sys.argv[1:])
 
     from benchmark.training.checkpoint import load_weights
+    from benchmark.training.engines import place_to_rank
     from benchmark.training.starting import export_items
 
     parts, began = opened(run, folder, data, pretrained=False), time.perf_counter()
     parts.model.load_state_dict(load_weights(folder / "model.safetensors"))
+    precision = place_to_rank(parts.model, parts.device, bf16=run.execution.precision == "bf16")
     digest = export_items(
-        parts.model.to(parts.device),
+        parts.model,
         parts.dataset.item_count,
         folder,
         run_id=run.id,
         split_sha256=parts.dataset.card.split_sha256,
         device=parts.device,
+        precision=precision,
     )
     log.info("%d item embeddings in %.1f s; sha256 %s", parts.dataset.item_count, time.perf_counter() - began,
              digest[:12])  # fmt: skip

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,35 +19,44 @@ import torch
 from torch import Tensor
 
 from benchmark.errors import UserError
+from benchmark.evaluation.ranking import embed_catalogue
 from benchmark.files import write_atomically, write_text
 from benchmark.recommender import SequentialRecommender
 from benchmark.training.checkpoint import load_weights
 
 EMBEDDINGS, CARD = "item_embeddings.npy", "item_embeddings.json"
-_CHUNK = 4096  # items embedded at once
+_CHUNK = 4096  # rows of a table that are read at once
 
 log = logging.getLogger(__name__)
 
 
 @torch.no_grad()
 def export_items(
-    model: SequentialRecommender, size: int, folder: Path, *, run_id: str, split_sha256: str, device: torch.device
+    model: SequentialRecommender,
+    size: int,
+    folder: Path,
+    *,
+    run_id: str,
+    split_sha256: str,
+    device: torch.device,
+    precision: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> str:
-    """Write the embeddings of all items of the catalogue and their card; returns their SHA-256."""
+    """Write the embeddings of all items, as ranking embeds them, and their card; returns their SHA-256.
+
+    precision: the context that the model runs in.
+    """
     model.eval()
-    width = model.embed_items(torch.zeros(1, dtype=torch.int64, device=device)).shape[1]
+    with precision():
+        items = embed_catalogue(model, size, _CHUNK, device).float().cpu().numpy()
 
     def write(path: Path) -> None:
-        array = np.lib.format.open_memmap(path, mode="w+", dtype="<f4", shape=(size, width))
-        for start in range(0, size, _CHUNK):
-            chunk = torch.arange(start, min(start + _CHUNK, size), device=device)
-            array[start : start + len(chunk)] = model.embed_items(chunk).float().cpu().numpy()
-        array.flush()
+        with path.open("wb") as file:
+            np.save(file, items.astype("<f4", copy=False), allow_pickle=False)
 
     (folder / CARD).unlink(missing_ok=True)  # while the array is replaced, the export is not whole
     write_atomically(folder / EMBEDDINGS, write)
     digest = file_sha256(folder / EMBEDDINGS)
-    card = {"run": run_id, "items": size, "width": width, "split_sha256": split_sha256, "sha256": digest}
+    card = {"run": run_id, "items": size, "width": items.shape[1], "split_sha256": split_sha256, "sha256": digest}
     write_text(folder / CARD, json.dumps(card, indent=2) + "\n")
     return digest
 

@@ -8,11 +8,14 @@ import torch
 from torch import nn
 
 from benchmark.commands import data, runs
+from benchmark.commands.shared import opened
 from benchmark.errors import UserError
+from benchmark.evaluation import ranking
 from benchmark.evaluation.metrics import read_ranks
-from benchmark.experiments import Run, dump_run
-from benchmark.training.checkpoint import save_weights
+from benchmark.experiments import Run, dump_run, load_run_file
+from benchmark.training.checkpoint import load_weights, save_weights
 from benchmark.training.starting import cached_items, take_released, take_weights
+from models.hllm import HLLM
 from tests.training.interactions import prepared
 
 LLAMA = {
@@ -24,7 +27,7 @@ LLAMA = {
 }  # fmt: skip
 
 
-def write_run(folder, name, method_class, model, *, text=None, starts_from=None, **training):
+def write_run(folder, name, method_class, model, *, text=None, starts_from=None, precision="fp32", **training):
     settings = {
         "sequence_length": 6, "global_batch": 16, "negatives": {"count": 20, "mask": "id"}, "epochs": 5, "patience": 9,
         "optimizer": {"learning_rate": 0.01, "weight_decay": 0.0}, **training,
@@ -32,7 +35,8 @@ def write_run(folder, name, method_class, model, *, text=None, starts_from=None,
     run = Run.model_validate({
         "id": name, "method": name, "label": name, "class": method_class, "dataset": "small", "protocol": "hllm",
         "dataset_definition": {}, "model": model, "text": text, "training": settings, "seed": 3,
-        "evaluation": {"sequence_length": 6}, "starts_from": starts_from, "execution": {"device": "cpu"},
+        "evaluation": {"sequence_length": 6}, "starts_from": starts_from,
+        "execution": {"device": "cpu", "precision": precision},
     })  # fmt: skip
     run = run.model_copy(update={"id": f"{name}-{run.identity()}"})
     path = folder / "runs" / run.id / "run.yaml"
@@ -58,6 +62,40 @@ def source(tmp_path_factory):
     ranks = done(path, folder)
     runs.embed(path, folder)
     return folder, path.parent.name, ranks
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_items_are_exported_in_small_chunks_and_in_the_precision_of_the_run(tmp_path, monkeypatch, precision):
+    """As they are embedded one by one in that precision, however many tokens they have together."""
+    prepared(tmp_path / "small", users=60)
+    text = {"tokenizer": {"source": "train", "vocabulary_size": 300}}
+    towers = {"item_model": LLAMA, "user_model": LLAMA}
+    path = write_run(tmp_path, "hllm", "models.hllm.HLLM", towers, text=text, precision=precision, epochs=1)
+    data.tokenize(path, tmp_path)
+    runs.train(path, tmp_path)
+    monkeypatch.setattr(ranking, "_SIZE_AT_ONCE", 40)
+    embedded, embed_items = [], HLLM.embed_items
+
+    def counting(model, items):
+        embedded.append(int(model.item_sizes(items).sum()))
+        return embed_items(model, items)
+
+    monkeypatch.setattr(HLLM, "embed_items", counting)
+    runs.embed(path, tmp_path)
+    assert len(embedded) > 3
+    assert max(embedded) < 40 + sum(embedded) / 30 * 2  # a chunk may be longer by an item
+    monkeypatch.undo()
+    run = load_run_file(path)
+    model = opened(run, path.parent, tmp_path, pretrained=False).model
+    model.load_state_dict(load_weights(path.parent / "model.safetensors"))
+    model.eval()
+    exported = torch.from_numpy(np.load(path.parent / "item_embeddings.npy"))
+    with torch.no_grad():
+        whole = torch.cat([model.embed_items(torch.tensor([item])) for item in range(30)])
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = torch.cat([model.embed_items(torch.tensor([item])) for item in range(30)]).float()
+    near, far = (whole, rounded) if precision == "fp32" else (rounded, whole)
+    assert (exported - near).abs().max() < 0.1 * (exported - far).abs().max()
 
 
 CACHED = {"parts": ["user_llm"], "cached_items": True}
