@@ -3,6 +3,8 @@
 import json
 import shutil
 import sys
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +94,23 @@ def test_the_ranking_of_one_user_is_the_evaluators(text_run, mask):
         assert (np.diff(found.scores) <= 0).all()
         if expected.hittable[case] and expected.ties[case] == 0:
             assert found.items[int(found.rank) - 1] == target
+
+
+def test_the_model_runs_in_the_precision_of_the_evaluators(text_run):
+    _, _, model, dataset = text_run
+    cases, settings = dataset.cases("test"), RankingSettings(sequence_length=4)
+    sequence, masked = history_of(dataset, cases, 0, settings)
+    rounded = partial(torch.autocast, "cpu", torch.bfloat16)
+    found, plain = (
+        recommend_items(model, 20, sequence, masked, settings, 20, precision=precision)
+        for precision in (rounded, nullcontext)
+    )
+    with rounded(), torch.no_grad():
+        items = model.embed_items(torch.arange(20))
+        predicted = model.embed_histories(sequence, items[sequence.items])[sequence.last]
+    scores = (model.comparable(predicted).float() @ model.comparable(items).float().T)[0].numpy()
+    assert np.abs(found.scores - scores[found.items]).max() < 2e-6
+    assert np.abs(plain.scores - scores[plain.items]).max() > 1e-5
 
 
 def test_a_user_is_shown_with_titles_and_the_held_out_item(text_run, data, capsys):

@@ -36,6 +36,7 @@ def recommend(
     from benchmark.evaluation.recommendation import history_of
     from benchmark.evaluation.recommendation import recommend as recommend_items
     from benchmark.experiments import load_run_file
+    from benchmark.training.engines import place_to_rank
     from benchmark.training.trainer import ranking_settings
 
     if (user is None) == (not titles) or titles == (not history):
@@ -64,7 +65,10 @@ def recommend(
     if len(shown) > ranking.sequence_length:
         notes.append(f"The method reads the newest {ranking.sequence_length} of the {len(shown)} events.")
     _load(model, run)
-    found = recommend_items(model.to(device), dataset.item_count, sequence.to(device), masked, ranking, top, target)
+    precision = place_to_rank(model, device, bf16=settings.execution.precision == "bf16")
+    found = recommend_items(
+        model, dataset.item_count, sequence.to(device), masked, ranking, top, target, precision=precision
+    )
     if user is not None:
         notes += _noted_rank(run, user, found.rank)
     who = f"user {user}" if user is not None else "a history by titles"

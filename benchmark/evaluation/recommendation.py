@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,21 +34,24 @@ def recommend(
     settings: RankingSettings,
     top: int,
     target: int | None = None,
+    precision: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> Recommended:
     """Rank the first `size` items of the catalogue for one history.
 
     history: one sequence, on the model's device; it may hold items after the first `size`, which are read but not
-    recommended. masked: (m,) items that are not recommended. Raises ValueError if a score is not a finite number.
+    recommended. masked: (m,) items that are not recommended. precision: the context that the model runs in, scores are
+    computed outside of it. Raises ValueError if a score is not a finite number.
     """
     model.eval()
     device = history.items.device
     kind = torch.bfloat16 if settings.scores == "bf16" else torch.float32
-    known = embed_catalogue(model, size, settings.item_chunk, device)
     new = torch.unique(history.items[history.items >= size])
-    table = torch.cat([known, model.embed_items(new)]) if len(new) else known
     rows = torch.where(history.items < size, history.items, size + torch.searchsorted(new, history.items))
-    predicted = model.comparable(model.embed_histories(history, table[rows])[history.last]).to(kind)
-    scores = (predicted @ model.comparable(known).to(kind).T).float()
+    with precision():
+        known = embed_catalogue(model, size, settings.item_chunk, device)
+        table = torch.cat([known, model.embed_items(new)]) if len(new) else known
+        predicted = model.embed_histories(history, table[rows])[history.last]
+    scores = (model.comparable(predicted).to(kind) @ model.comparable(known).to(kind).T).float()
     if not torch.isfinite(scores).all():
         raise ValueError("a score is not a finite number: the model's embeddings hold NaN or infinity")
     masked = masked.to(device)
