@@ -3,10 +3,14 @@
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from benchmark.analysis.reference import keep_table, rebuild
 from benchmark.errors import UserError
+from benchmark.evaluation.shared_cases import whole_file
 from benchmark.experiments import Configuration
 
 KEPT = Path(__file__).parent.parent / "results" / "reference"
@@ -39,6 +43,21 @@ def test_the_runs_of_a_table_are_kept_whole_or_not_at_all(tmp_path, monkeypatch)
         keep_table(configuration, "meta_ml1m", "gpu", finished, kept)
     assert not kept.exists()
     aside.rename(finished / "gpu" / "runs" / runs[-1])
+    curve = finished / "gpu" / "runs" / runs[1] / "training.csv"
+    content = curve.read_bytes()
+    curve.unlink()
+    with pytest.raises(UserError, match=r"training.csv does not exist"):
+        keep_table(configuration, "meta_ml1m", "gpu", finished, kept)
+    curve.write_bytes(content)
+    ranks = finished / "gpu" / "runs" / runs[1] / "ranks.parquet"
+    content = ranks.read_bytes()
+    table = pq.read_table(pa.BufferReader(whole_file(ranks)))
+    longer = pc.add(table["history_length"], pa.scalar(1, pa.int32()))
+    pq.write_table(table.set_column(table.column_names.index("history_length"), "history_length", longer), ranks)
+    with pytest.raises(UserError, match="has other users, test items or histories"):
+        keep_table(configuration, "meta_ml1m", "gpu", finished, kept)
+    ranks.write_bytes(content)
+    assert not kept.exists()
     assert keep_table(configuration, "meta_ml1m", "gpu", finished, kept) == runs
     assert keep_table(configuration, "meta_ml1m", "gpu", finished, kept) == []
     files = [path.relative_to(kept) for path in kept.rglob("*") if path.is_file()]
@@ -47,3 +66,9 @@ def test_the_runs_of_a_table_are_kept_whole_or_not_at_all(tmp_path, monkeypatch)
     assert len(files) == 3 + 5 * len(runs)
     for file in files:
         assert (kept / file).read_bytes() == (KEPT / file).read_bytes(), file
+
+
+def test_a_folder_without_kept_runs_is_told(tmp_path):
+    for folder in (tmp_path, tmp_path / "nothing"):
+        with pytest.raises(UserError, match="holds no folder of a preset"):
+            list(rebuild(Configuration(KEPT.parents[1] / "config"), folder))

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 Rows = dict[tuple[str, str], dict[str, list[LoadedRun]]]  # (table, data set) -> label -> runs, one a seed
 Verdict = Literal["confirmed", "confirmed over users", "contradicted", "contradicted over users", "not shown"]
 LEVEL = 0.05
+UNTESTED = "not testable here"
 COLUMNS = (
     "claim", "paper", "table", "dataset", "metric", "contrast", "estimate", "ci_low", "ci_high", "p_value", "p_holm",
     "p_seeds", "users", "seeds", "verdict", "dataset_hash",
@@ -122,11 +123,14 @@ def weigh(claim: Claim, test: ClaimTest, rows: Mapping[str, Sequence[LoadedRun]]
     values: Float64 = np.sum([weight * one.mean(0) for weight, one in zip(weights, by_row, strict=True)], axis=0)
     seeds = min(len(one) for one in by_row)
     p_seeds = welch_contrast([one.mean(1) for one in by_row], weights)[2] if seeds > 1 else np.nan
+    hash_of_split = used[0].dataset_hash
+    if not values.any():  # no user differs, of which scipy's test makes NaN
+        return Evidence(claim, test, 0.0, 0.0, 0.0, 1.0, p_seeds, len(values), seeds, hash_of_split)
     found = stats.ttest_1samp(values, 0.0)
     interval = found.confidence_interval(CONFIDENCE)
     return Evidence(
         claim, test, float(values.mean()), float(interval.low), float(interval.high), float(found.pvalue), p_seeds,
-        len(values), seeds, used[0].dataset_hash,
+        len(values), seeds, hash_of_split,
     )  # fmt: skip
 
 
@@ -147,9 +151,8 @@ def evaluate_claims(claims: Sequence[Claim], rows: Rows) -> list[Evidence]:
     return corrected(results)
 
 
-def overall(results: Sequence[Evidence]) -> str:
+def overall(verdicts: Sequence[str]) -> str:
     """A claim's verdict: what all its tests say, the weakest of them if they agree, or how many confirm it."""
-    verdicts = [result.verdict for result in results]
     for sign in ("confirmed", "contradicted"):
         if all(verdict.startswith(sign) for verdict in verdicts):
             return max(verdicts, key=len)  # the one that holds over users alone
@@ -160,14 +163,17 @@ def overall(results: Sequence[Evidence]) -> str:
 def write_claims(claims: Sequence[Claim], results: Sequence[Evidence], folder: Path) -> str:
     """Write claims.csv, .md and .html into folder, and return the text for a terminal."""
     view = _view(claims, results)
-    write_text(folder / "claims.csv", _csv(results))
+    write_text(folder / "claims.csv", _csv(claims, results))
     write_text(folder / "claims.md", rendering.markdown([view]))
     write_text(folder / "claims.html", rendering.html([view]))
     return rendering.text([view])
 
 
 def runs_of(plan: PlannedTable, load: Mapping[str, LoadedRun]) -> Rows:
-    """The rows of a planned table; load: run id -> run."""
+    """The rows of a planned table; load: run id -> run. UserError where a data set has two blocks in it."""
+    datasets = [planned.block.dataset for planned in plan.blocks]
+    if repeated := sorted({name for name in datasets if datasets.count(name) > 1}):
+        raise UserError(f"claims cannot name the rows of table {plan.name}: it has two blocks on {repeated[0]}")
     return {
         (plan.name, planned.block.dataset): {row.label: [load[run.id] for run in row.runs] for row in planned.rows}
         for planned in plan.blocks
@@ -178,29 +184,34 @@ def _view(claims: Sequence[Claim], results: Sequence[Evidence]) -> View:
     sections = []
     for claim in claims:
         own = [result for result in results if result.claim == claim]
-        if claim.not_testable is not None:
-            cells = ("not testable here", claim.not_testable)
-            lines = [Line(tuple(map(Cell, cells)))]
-            verdict = "not testable here"
-        else:
-            lines, verdict = [_line(result) for result in own], overall(own)
-        sections.append(Section(f"{claim.claim} (paper, {claim.paper}): {verdict}", tuple(lines)))
+        lines = [untested_line(claim.not_testable)] if claim.not_testable else [_line(result) for result in own]
+        sections.append(claim_section(claim.claim, claim.paper, lines, [result.verdict for result in own]))
+    return claims_view(sections, len(results))
+
+
+def claims_view(sections: Sequence[Section], tests: int) -> View:
+    """The page of claims. tests: how many Holm's correction is over."""
     notes = (
         "A claim holds if its contrast, a weighted sum of methods' metrics, is above zero. Estimates and intervals are "
         "in points of the metric in percent.",
         f"Confirmed, contradicted: above, below zero with p < {LEVEL}, over users and over seeds. Over users: by the "
         "test over users alone, which does not cover how training varies with the seed; a difference as small as "
         "that variation is no evidence. Not shown: neither.",
-        f"p: paired t-test over users, Holm's correction over all {len(results)} tests of this page; interval: 95 %, "
+        f"p: paired t-test over users, Holm's correction over all {tests} tests of this page; interval: 95 %, "
         "Student's t, each for itself. p over seeds: Welch's t-test of the same contrast, for itself, where every row "
         "has two seeds or more; with three it seldom finds small differences.",
     )
-    sections = [Section(s.title, tuple(_padded(line, len(CLAIM_COLUMNS)) for line in s.lines)) for s in sections]
     return View("claims", "Claims of the paper", CLAIM_COLUMNS, tuple(sections), notes, text_columns=4)
 
 
-def _padded(line: Line, width: int) -> Line:
-    return Line((*line.cells, *(Cell(NONE) for _ in range(width - len(line.cells)))))
+def claim_section(claim: str, paper: str, lines: Sequence[Line], verdicts: Sequence[str]) -> Section:
+    """A claim with its lines. verdicts: of its tests, none where it cannot be tested."""
+    return Section(f"{claim} (paper, {paper}): {overall(verdicts) if verdicts else UNTESTED}", tuple(lines))
+
+
+def untested_line(reason: str) -> Line:
+    """The line of a claim that these data cannot show."""
+    return Line((Cell(UNTESTED), Cell(reason), *(Cell(NONE) for _ in CLAIM_COLUMNS[2:])))
 
 
 def _line(result: Evidence) -> Line:
@@ -231,15 +242,20 @@ def contrast_text(contrast: Mapping[str, float]) -> str:
     return " ".join(parts)
 
 
-def _csv(results: Sequence[Evidence]) -> str:
+def _csv(claims: Sequence[Claim], results: Sequence[Evidence]) -> str:
+    """A line a test; a claim without any has one, with the reason instead of a contrast."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    for result in results:
-        numbers = (result.estimate, result.low, result.high, result.p_value, result.p_holm, result.p_seeds)
-        writer.writerow([
-            result.claim.claim, result.claim.paper, result.test.table, result.test.dataset, result.claim.metric,
-            contrast_text(result.test.contrast), *("" if np.isnan(number) else f"{number:.12g}" for number in numbers),
-            result.users, result.seeds, result.verdict, result.dataset_hash,
-        ])  # fmt: skip
+    for claim in claims:
+        if claim.not_testable:
+            known = {"claim": claim.claim, "paper": claim.paper, "metric": claim.metric, "verdict": UNTESTED}
+            writer.writerow([known.get(name, claim.not_testable if name == "contrast" else "") for name in COLUMNS])
+        for result in (result for result in results if result.claim == claim):
+            numbers = (result.estimate, result.low, result.high, result.p_value, result.p_holm, result.p_seeds)
+            writer.writerow([
+                claim.claim, claim.paper, result.test.table, result.test.dataset, claim.metric,
+                contrast_text(result.test.contrast), *("" if np.isnan(n) else f"{n:.12g}" for n in numbers),
+                result.users, result.seeds, result.verdict, result.dataset_hash,
+            ])  # fmt: skip
     return text.getvalue()

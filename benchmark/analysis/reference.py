@@ -15,7 +15,7 @@ from benchmark.analysis.runs import load_run
 from benchmark.analysis.tables import make_table
 from benchmark.analysis.validation import write_validation
 from benchmark.errors import UserError
-from benchmark.evaluation.shared_cases import keep_ranks
+from benchmark.evaluation.shared_cases import check_cases, keep_ranks
 from benchmark.experiments import Configuration, PlannedTable
 from benchmark.files import write_atomically
 
@@ -46,14 +46,19 @@ def keep_table(configuration: Configuration, name: str, preset: str, finished: P
     """
     runs = {run.id: run for run in configuration.plan(name, preset).runs()}
     new = [run_id for run_id in runs if not (kept / preset / "runs" / run_id / "ranks.parquet").exists()]
+    split_of = {run_id: f"{runs[run_id].dataset}-{runs[run_id].protocol}" for run_id in new}
     for run_id in new:
         load_run(finished / preset / "runs" / run_id)
+        if not (curve := finished / preset / "runs" / run_id / "training.csv").is_file():
+            raise UserError(f"{curve} does not exist; train the run again to write it")
+    for split in set(split_of.values()):
+        ranks = [finished / preset / "runs" / run_id / "ranks.parquet" for run_id in new if split_of[run_id] == split]
+        check_cases(ranks, kept / preset / "cases" / f"{split}.parquet")
     for run_id in new:
         source, target = finished / preset / "runs" / run_id, kept / preset / "runs" / run_id
         for file in ("run.yaml", "provenance.json", "training.csv", "metrics.csv"):
             write_atomically(target / file, partial(shutil.copyfile, source / file))
-        split = f"{runs[run_id].dataset}-{runs[run_id].protocol}"
-        keep_ranks(source / "ranks.parquet", target / "ranks.parquet", split)
+        keep_ranks(source / "ranks.parquet", target / "ranks.parquet", split_of[run_id])
     return new
 
 
@@ -77,7 +82,10 @@ def draw_effects(configuration: Configuration, plan: PlannedTable, folder: Path)
 
 def rebuild(configuration: Configuration, results: Path) -> Iterator[str]:
     """Compute all tables of every preset below results, and the claims about them; yields each one's text."""
-    for folder in sorted(path for path in results.iterdir() if (path / "runs").is_dir()):
+    folders = sorted(runs.parent for runs in results.glob("*/runs") if runs.is_dir())
+    if not folders:
+        raise UserError(f"{results} holds no folder of a preset with a folder `runs`; name one that does")
+    for folder in folders:
         plans = kept_tables(configuration, folder.name, folder)
         for plan in plans:
             yield make_table(plan, folder)

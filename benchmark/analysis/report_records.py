@@ -10,14 +10,14 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark.analysis.claims import CLAIM_COLUMNS, claim_line
+from benchmark.analysis.claims import UNTESTED, claim_line, claim_section, claims_view, untested_line
 from benchmark.analysis.report_charts import (
     numbers,
 )
 from benchmark.analysis.report_inputs import ReportTable
 from benchmark.analysis.runs import LoadedRun
 from benchmark.analysis.tables import BlockResult
-from benchmark.analysis.views import Section, View
+from benchmark.analysis.views import View
 from benchmark.data.dataset import DataCard
 from benchmark.data.sources import load_definitions
 from benchmark.errors import UserError
@@ -204,20 +204,21 @@ def claims(path: Path) -> View | None:
     sections = []
     try:
         for (claim, place), group in groupby(rows, lambda row: (row["claim"], row["paper"])):
-            lines = [
-                claim_line(
-                    (row["verdict"], row["contrast"], row["dataset"], row["metric"]),
-                    (float(row["estimate"]), float(row["ci_low"]), float(row["ci_high"])),
-                    (float(row["p_holm"]), float(row["p_seeds"] or "nan")),
-                    int(row["seeds"]),
+            lines, verdicts = [], []
+            for row in group:
+                if row["verdict"] == UNTESTED:
+                    lines.append(untested_line(row["contrast"]))
+                    continue
+                verdicts.append(row["verdict"])
+                lines.append(
+                    claim_line(
+                        (row["verdict"], row["contrast"], row["dataset"], row["metric"]),
+                        (float(row["estimate"]), float(row["ci_low"]), float(row["ci_high"])),
+                        (float(row["p_holm"]), float(row["p_seeds"] or "nan")),
+                        int(row["seeds"]),
+                    )
                 )
-                for row in group
-            ]
-            sections.append(Section(f"{claim} (paper, {place})", tuple(lines)))
+            sections.append(claim_section(claim, place, lines, verdicts))
     except (KeyError, ValueError) as error:
         raise UserError(f"{path} lacks a column or number ({error}); make the claims again") from error
-    note = (
-        "A claim holds if its contrast, a weighted sum of methods' metrics, is above zero. Tests are over users and do "
-        "not cover how training varies with the seed; p over seeds, where every method has several, is of Welch's test."
-    )
-    return View("claims", "Claims of the paper", CLAIM_COLUMNS, tuple(sections), (note,), text_columns=4)
+    return claims_view(sections, sum(row["verdict"] != UNTESTED for row in rows))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ _COLUMNS = ("user_id", "target_item", "rank", "ties", "history_length", "target_
 _DECIDED = ("rank", "ties", "hittable")  # by the run
 _FILE, _SHA256 = b"cases_file", b"cases_sha256"
 _AGAIN = "copy it from where the run was kept"
+_RANK = "rank the run again to write it"
 
 
 def write_parquet(table: pa.Table, where: Any) -> None:
@@ -37,16 +39,26 @@ def write_parquet(table: pa.Table, where: Any) -> None:
 def keep_ranks(source: Path, target: Path, name: str) -> None:
     """Write a ranks.parquet to <folder>/runs/<run>/ranks.parquet (target) without what it shares with other runs, which
     goes to <folder>/cases/<name>.parquet, or is there already; UserError where that file holds other cases."""
-    table = completed(source, read_parquet(source, "rank the run again to write it"))
     cases = _folder(target) / f"{name}.parquet"
-    shared = table.drop_columns(list(_DECIDED))
+    check_cases([source], cases)
+    table = completed(source, read_parquet(source, _RANK))
     if not cases.exists():
+        shared = table.drop_columns(list(_DECIDED))
         write_atomically(cases, lambda temporary: write_parquet(shared, temporary))
-    elif not read_parquet(cases, _AGAIN).equals(shared):
-        raise UserError(f"{source} has other users, test items or histories than {cases}; keep it in another folder")
     pointer = {_FILE: cases.name, _SHA256: hashlib.sha256(cases.read_bytes()).hexdigest()}
     decided = table.select(list(_DECIDED)).replace_schema_metadata(pointer)
     write_atomically(target, lambda temporary: write_parquet(decided, temporary))
+
+
+def check_cases(sources: Sequence[Path], cases: Path) -> None:
+    """UserError unless these ranks.parquet are of the same cases, and of those in the file, if it is there."""
+    known = (cases, read_parquet(cases, _AGAIN)) if cases.exists() else None
+    for source in sources:
+        shared = completed(source, read_parquet(source, _RANK)).drop_columns(list(_DECIDED))
+        if known is None:
+            known = (source, shared)
+        elif not shared.equals(known[1]):
+            raise UserError(f"{source} has other users, test items or histories than {known[0]}; keep it elsewhere")
 
 
 def completed(path: Path, table: pa.Table) -> pa.Table:

@@ -7,7 +7,9 @@ import pytest
 from conftest import simulated_ranks
 from scipy import stats
 
+from benchmark.analysis import rendering
 from benchmark.analysis.claims import Claim, ClaimsFile, contrast_text, evaluate_claims, overall, write_claims
+from benchmark.analysis.report_records import claims as claims_of_report
 from benchmark.analysis.runs import load_run
 from benchmark.analysis.views import MINUS
 from benchmark.errors import UserError
@@ -43,6 +45,12 @@ def test_a_contrast_of_two_is_the_paired_t_test(make_run):
     assert np.isnan(found.p_seeds)
 
 
+def test_rows_of_the_same_ranks_show_nothing(rows):
+    same = {KEY: {**rows[KEY], "copy": rows[KEY]["HLLM"]}}
+    (found,) = evaluate_claims([claim({"HLLM": 1, "copy": -1})], same)
+    assert (found.estimate, found.low, found.high, found.p_holm, found.verdict) == (0, 0, 0, 1, "not shown")
+
+
 def test_a_contrast_weighs_users_means_over_seeds(rows):
     (found,) = evaluate_claims([claim({"HLLM": 1, "HSTU": -2, "SASREC": 0.5})], rows)
     mean = {name: (gain(name, 1) + gain(name, 2)) / 2 for name in ("hllm", "hstu", "sasrec")}
@@ -69,8 +77,8 @@ def test_verdicts_follow_the_corrected_p_value_and_the_sign(rows):
     assert [result.verdict.split()[0] for result in results] == ["confirmed", "contradicted", "not"]
     raw = [result.p_value for result in results]
     assert results[0].p_holm == pytest.approx(3 * raw[0])
-    assert overall(results[2:]) == "not confirmed"
-    assert overall([results[0], results[2]]) == "not confirmed: 1 of 2 tests"
+    assert overall([results[2].verdict]) == "not confirmed"
+    assert overall([results[0].verdict, results[2].verdict]) == "not confirmed: 1 of 2 tests"
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -79,8 +87,8 @@ def test_a_verdict_says_whether_the_seeds_bear_it(rows, sign):
     (found,) = evaluate_claims([claim({"HLLM": sign, "HSTU": -sign})], rows)
     sure, unsure, single = (replace(found, p_seeds=p) for p in (0.049, 0.05, np.nan))
     assert [one.verdict for one in (sure, unsure, single)] == [word, f"{word} over users", f"{word} over users"]
-    assert overall([sure]) == overall([sure, sure]) == word
-    assert overall([sure, unsure]) == f"{word} over users"
+    assert overall([sure.verdict]) == overall([sure.verdict, sure.verdict]) == word
+    assert overall([sure.verdict, unsure.verdict]) == f"{word} over users"
     assert replace(sure, p_holm=0.05).verdict == "not shown"
 
 
@@ -91,7 +99,10 @@ def test_pages_say_every_claim_and_why_one_cannot_be_tested(rows, tmp_path):
     for text in ("text beats ids (paper, table 0): confirmed", f"HLLM {MINUS} 0.95 HSTU", "it pays", "no money here"):
         assert text in page
         assert text in shown
-    assert (tmp_path / "claims.csv").read_text().count("\n") == 2
+    assert (tmp_path / "claims.csv").read_text().count("\n") == 3
+    view = claims_of_report(tmp_path / "claims.csv")
+    shown_again = rendering.markdown([view])
+    assert page == shown_again  # the report reads the same from the file
     assert "text beats ids" in (tmp_path / "claims.html").read_text()
 
 
