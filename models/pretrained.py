@@ -52,7 +52,7 @@ class BackboneSettings:
 
 
 def load_backbone(settings: BackboneSettings, *, vocabulary_size: int | None) -> nn.Module:
-    """The backbone in float32, ready for `run_packed`.
+    """The backbone in float32, ready for `run_packed`; `loaded_by` tells the settings.
 
     vocabulary_size: number of token ids that it will be given; None leaves the word embeddings out. A missing,
     damaged or unsuitable source raises ValueError with one sentence.
@@ -83,6 +83,7 @@ def load_backbone(settings: BackboneSettings, *, vocabulary_size: int | None) ->
         # Newer releases of transformers have renamed it.
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
+    model.loaded_by = settings
     model.requires_grad_(not settings.frozen)
     backbone: nn.Module = model.train(not settings.frozen)
     return backbone
