@@ -64,9 +64,9 @@ def load_backbone(settings: BackboneSettings, *, vocabulary_size: int | None) ->
         if settings.source == "scratch" and vocabulary_size is not None:
             config.vocab_size = settings.config.get("vocab_size", vocabulary_size)
         if settings.source == "scratch" or not settings.pretrained:
-            model = AutoModel.from_config(config, attn_implementation=register_packed_attention())
+            model = _new(config)
         elif is_baichuan(options):
-            model = AutoModel.from_config(config, attn_implementation=register_packed_attention())
+            model = _new(config)
             _refuse(f"{where} has no weights for", load_baichuan_weights(model, options))
         else:
             model = _load(config, options, where)
@@ -223,6 +223,11 @@ def _refuse_unknown(config: Any, keys: dict[str, Any]) -> None:
     """transformers takes any keyword in silence, misspelt ones too."""
     if unknown := [key for key in keys if not hasattr(config, key)]:
         raise ValueError(f"`config` has {', '.join(unknown)}, which {config.model_type} does not know")
+
+
+def _new(config: Any) -> Any:
+    """With new weights, in float32 also where the source's are of half precision."""
+    return AutoModel.from_config(config, dtype=torch.float32, attn_implementation=register_packed_attention())
 
 
 def _load(config: Any, options: dict[str, Any], where: str) -> Any:

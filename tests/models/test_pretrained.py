@@ -63,6 +63,13 @@ def test_half_precision_weights_are_read_as_float32(tmp_path):
     assert {p.dtype for p in local(tmp_path).parameters()} == {torch.float32}
 
 
+def test_new_weights_for_a_model_of_half_precision_are_float32(tmp_path):
+    """A trained run's own weights are copied into such: to rank them in half precision gives other ranks."""
+    written(tmp_path, LLAMA).bfloat16().save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
+    assert {p.dtype for p in local(tmp_path, pretrained=False).parameters()} == {torch.float32}
+
+
 def test_local_bin_file(tmp_path):
     model = written(tmp_path, LLAMA)
     (tmp_path / "model.safetensors").unlink()
