@@ -52,7 +52,8 @@ class BackboneSettings:
 
 
 def load_backbone(settings: BackboneSettings, *, vocabulary_size: int | None) -> nn.Module:
-    """The backbone in float32, ready for `run_packed`; `loaded_by` tells the settings.
+    """The backbone in float32, ready for `run_packed`. Its `loaded_by` tells the settings, and its `architecture` the
+    configuration that follows from them, as JSON.
 
     vocabulary_size: number of token ids that it will be given; None leaves the word embeddings out. A missing,
     damaged or unsuitable source raises ValueError with one sentence.
@@ -63,6 +64,7 @@ def load_backbone(settings: BackboneSettings, *, vocabulary_size: int | None) ->
         config = _configuration(settings, options)
         if settings.source == "scratch" and vocabulary_size is not None:
             config.vocab_size = settings.config.get("vocab_size", vocabulary_size)
+        architecture = config.to_json_string()  # loading adds to it how the file stores its weights
         if settings.source == "scratch" or not settings.pretrained:
             model = _new(config)
         elif is_baichuan(options):
@@ -83,7 +85,7 @@ def load_backbone(settings: BackboneSettings, *, vocabulary_size: int | None) ->
         # Newer releases of transformers have renamed it.
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
-    model.loaded_by = settings
+    model.loaded_by, model.architecture = settings, architecture
     model.requires_grad_(not settings.frozen)
     backbone: nn.Module = model.train(not settings.frozen)
     return backbone

