@@ -52,7 +52,8 @@ class BackboneSettings:
 
 
 def load_backbone(settings: BackboneSettings, *, vocabulary_size: int | None) -> nn.Module:
-    """The backbone in float32, ready for `run_packed`.
+    """The backbone in float32, ready for `run_packed`. Its `loaded_by` tells the settings, and its `architecture` the
+    configuration that follows from them, as JSON.
 
     vocabulary_size: number of token ids that it will be given; None leaves the word embeddings out. A missing,
     damaged or unsuitable source raises ValueError with one sentence.
@@ -63,10 +64,11 @@ def load_backbone(settings: BackboneSettings, *, vocabulary_size: int | None) ->
         config = _configuration(settings, options)
         if settings.source == "scratch" and vocabulary_size is not None:
             config.vocab_size = settings.config.get("vocab_size", vocabulary_size)
+        architecture = config.to_json_string()  # loading adds to it how the file stores its weights
         if settings.source == "scratch" or not settings.pretrained:
-            model = AutoModel.from_config(config, attn_implementation=register_packed_attention())
+            model = _new(config)
         elif is_baichuan(options):
-            model = AutoModel.from_config(config, attn_implementation=register_packed_attention())
+            model = _new(config)
             _refuse(f"{where} has no weights for", load_baichuan_weights(model, options))
         else:
             model = _load(config, options, where)
@@ -83,6 +85,7 @@ def load_backbone(settings: BackboneSettings, *, vocabulary_size: int | None) ->
         # Newer releases of transformers have renamed it.
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
+    model.loaded_by, model.architecture = settings, architecture
     model.requires_grad_(not settings.frozen)
     backbone: nn.Module = model.train(not settings.frozen)
     return backbone
@@ -222,6 +225,11 @@ def _refuse_unknown(config: Any, keys: dict[str, Any]) -> None:
     """transformers takes any keyword in silence, misspelt ones too."""
     if unknown := [key for key in keys if not hasattr(config, key)]:
         raise ValueError(f"`config` has {', '.join(unknown)}, which {config.model_type} does not know")
+
+
+def _new(config: Any) -> Any:
+    """With new weights, in float32 also where the source's are of half precision."""
+    return AutoModel.from_config(config, dtype=torch.float32, attn_implementation=register_packed_attention())
 
 
 def _load(config: Any, options: dict[str, Any], where: str) -> Any:

@@ -61,7 +61,7 @@ def recommend(
         sequence = _sequence(dataset, items[-ranking.sequence_length :])
         masked = sequence.items[sequence.items < dataset.item_count] if ranking.mask != "none" else sequence.items[:0]
         if new:
-            model = _with_new_texts(settings, dataset, names.field, new, data, device)
+            model = _with_new_texts(settings, run, dataset, names.field, new, data, device)
     if len(shown) > ranking.sequence_length:
         notes.append(f"The method reads the newest {ranking.sequence_length} of the {len(shown)} events.")
     _load(model, run)
@@ -120,7 +120,7 @@ def _sequence(dataset: Dataset, items: list[int]) -> PackedSequences:
 
 
 def _with_new_texts(
-    run: Run, dataset: Dataset, field: str, texts: list[str], data: Path, device: torch.device
+    run: Run, folder: Path, dataset: Dataset, field: str, texts: list[str], data: Path, device: torch.device
 ) -> SequentialRecommender:
     """The run's untrained model over its catalogue and the texts after it."""
     from benchmark.data.new_texts import with_new_texts
@@ -128,10 +128,10 @@ def _with_new_texts(
     from benchmark.training import registry
 
     settings = TextSettings.from_mapping(run.text or {})
-    folder = tokens_folder(data_folder(run, data), settings)
-    catalogue = with_new_texts(catalogue_of(run, dataset.item_count, data, device), folder, settings, field, texts)
+    tokens = tokens_folder(data_folder(run, data), settings)
+    catalogue = with_new_texts(catalogue_of(run, dataset.item_count, data, device), tokens, settings, field, texts)
     length = max(run.training.sequence_length, run.evaluation.sequence_length)
-    return registry.build(run.class_, run.model, catalogue, length, pretrained=False)
+    return registry.build(run.class_, run.model, catalogue, length, pretrained=False, kept=folder)
 
 
 def _load(model: SequentialRecommender, folder: Path) -> None:

@@ -63,6 +63,7 @@ def train(run_file: RunFile, data: DataRoot = Path("data"), nodes: Nodes = None,
 
     from benchmark.processes import joined
     from benchmark.provenance import provenance, write_json
+    from benchmark.training.architectures import write_architectures
     from benchmark.training.checkpoint import run_lock
 
     with ExitStack() as held:
@@ -70,6 +71,7 @@ def train(run_file: RunFile, data: DataRoot = Path("data"), nodes: Nodes = None,
         job = held.enter_context(joined())
         if job.first:
             held.enter_context(run_lock(folder))
+            write_architectures(run_parts.model, folder)
         parameters = sum(p.numel() for p in run_parts.model.parameters())
         source = _start(run, folder, run_parts)
         trained, clear = _trained(run, folder, run_parts, job)

