@@ -64,6 +64,27 @@ def test_settings_of_one_name_with_most_seeds_are_shown_and_not_the_best(make_ru
     assert boards(tmp_path)[0].standings[0].others == 0
 
 
+def test_seeds_of_a_row_that_starts_from_another_are_one_group(make_run, tmp_path):
+    for seed in (1, 2, 3):
+        source = make_run("sasrec", seed=seed, settings={"model": {"width": 64 if seed < 3 else 128}})
+        make_run("hllm", seed=seed, settings={"starts_from": {"run": source.name, "parts": ["user_llm"]}})
+    row = next(row for row in boards(tmp_path)[0].standings if row.runs[0].method == "hllm")
+    assert [run.seed for run in row.runs] == [1, 2]
+    assert row.others == 1  # the third starts from other settings
+    shutil.rmtree(source)
+    row = next(row for row in boards(tmp_path)[0].standings if row.runs[0].method == "hllm")
+    assert ([run.seed for run in row.runs], row.others) == ([1, 2], 1)  # whatever the missing one was
+
+
+def test_runs_in_another_precision_are_other_settings(make_run, tmp_path):
+    for seed, precision in ((1, "bf16"), (2, "bf16"), (1, "fp32")):
+        folder = make_run("hstu", seed=seed, settings={"execution": {"precision": precision, "threads": seed}})
+        folder.rename(folder.with_name(f"{folder.name}-{precision}"))
+    [standing] = boards(tmp_path)[0].standings
+    assert [run.run_id for run in standing.runs] == ["toy-hstu-seed1", "toy-hstu-seed2"]
+    assert standing.others == 1
+
+
 def test_runs_that_hold_other_users_under_the_same_hash_are_refused(make_run, tmp_path):
     make_run("hstu")
     make_run("hllm", users=[f"x{i}" for i in range(600)])
