@@ -108,8 +108,12 @@ def work_of(run: Run, facts: DataFacts, size: ModelSize) -> Work:
     count = len(windows) * facts.weight * training.user_share
     steps = max(1, math.ceil(count / training.global_batch))
     positions = float((windows - 1).sum()) * facts.weight * training.user_share
-    negatives = training.negatives.count
-    drawn = negatives if training.negatives.sharing == "shared" else negatives * positions / steps
+    # drawn: beside the windows' own items, which hold the negatives where these are the last targets of the batch.
+    negatives, drawn = float(training.negatives.count), float(training.negatives.count)
+    if training.negatives.sharing == "per_position":
+        drawn = negatives * positions / steps
+    elif training.negatives.sharing == "in_batch":
+        negatives, drawn = count / steps, 0.0
     distinct = facts.items * -math.expm1(-drawn / facts.items)
     items_a_step = min(float(facts.items), positions / steps + count / steps + distinct)
     item_tokens = steps * items_a_step * facts.tokens

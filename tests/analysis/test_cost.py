@@ -60,6 +60,17 @@ def test_steps_and_events_are_those_that_the_trainer_takes(tmp_path):
     assert work.positions == sum(batches.batch(s).sequences.items.numel() for s in range(batches.steps_per_epoch))
 
 
+def test_negatives_in_the_batch_are_its_windows_whatever_the_count():
+    facts = DataFacts(users=3, items=1000, lengths=np.array([4, 8, 1]), weight=1.0, tokens=10, measured=True)
+    size = ModelSize(Weights(300), item=100, history=200, width=8)
+    for count in (1, 512):
+        run = a_run(sequence_length=3, global_batch=3, negatives={"count": count, "sharing": "in_batch"})
+        work = work_of(run, facts, size)
+        assert (work.steps, work.positions) == (1, 9)  # three windows
+        assert work.item_tokens == pytest.approx(10 * (9 + 3))  # each window's last target is embedded once
+        assert work.training == pytest.approx(6 * 100 * work.item_tokens + 6 * 200 * 9 + 6 * 9 * 3 * 8)
+
+
 class Sized(nn.Module):
     """As many weights as asked for, on no device."""
 
