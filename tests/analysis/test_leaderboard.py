@@ -18,6 +18,7 @@ from benchmark.analysis.submission import add_submission, check_submission
 from benchmark.errors import UserError
 from benchmark.evaluation.metrics import DEFAULT_METRICS, metric_mean, write_metrics
 from benchmark.evaluation.shared_cases import keep_ranks
+from benchmark.experiments import load_run_file
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference" / "laptop" / "runs"
 
@@ -155,6 +156,26 @@ def test_a_kept_run_is_taken_with_what_it_shares(submission, tmp_path):
 def test_a_run_without_its_origin_fails(submission, tmp_path, name, value, message):
     changed(submission, name, value)
     assert any(message in sentence for sentence in check_submission(submission, tmp_path).failed)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [(" learning_rate", "0.123"), (" precision", "bf16"), ("method", "hstu"), ("id", "ml-100k-hllm-sasrec-0123456789")],
+)
+def test_an_id_that_is_not_of_the_runs_own_settings_fails(submission, tmp_path, setting, value):
+    text = (submission / "run.yaml").read_text()
+    (submission / "run.yaml").write_text(re.sub(rf"^( *{setting}: ).*$", rf"\g<1>{value}", text, flags=re.MULTILINE))
+    [sentence] = check_submission(submission, tmp_path).failed
+    assert re.search(r"^run.yaml: id \S+ is not \S+, as its own settings give; put back the settings", sentence)
+
+
+def test_every_kept_run_has_the_id_of_its_settings():
+    paths = sorted(REFERENCE.parents[1].glob("**/run.yaml"))
+    assert len(paths) > 100
+    for path in paths:
+        run = load_run_file(path)
+        assert run.id == path.parent.name
+        assert run.id.endswith(f"-seed{run.seed}-{run.identity()}"), path
 
 
 def first_places(columns):
