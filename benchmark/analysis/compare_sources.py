@@ -179,12 +179,14 @@ def _folder(path: Path, runs: RunFolders) -> Source:
         named.setdefault(of, []).append(folder)
     grouped: dict[Identity, list[Measured]] = {}
     for of, members in named.items():
+        alike = [one for one in named if (one.dataset, one.label) == (of.dataset, of.label)]
+        names = tuple((key, getattr(of, key)) for key in NAMES if len({getattr(one, key) for one in alike}) > 1)
         for folder, differing in zip(members, _differing(members), strict=True):
             run = runs.load(folder)
             stated = (run.negatives, run.global_batch, run.sequence_length, run.parameters)
             details = tuple((name, str(value)) for name, value in zip(DETAILS, stated, strict=True) if value)
             for metric, value in read_metrics(folder / "metrics.csv")[0].items():
-                own = replace(of, metric=metric, details=details + differing)
+                own = replace(of, metric=metric, details=(*details, *names, *differing))
                 one = Measured(value, str(run.seed), dataset_hash=run.dataset_hash, run=folder, where=str(folder))
                 grouped.setdefault(own, []).append(one)
     return Source(path, tuple(_entry(of, values) for of, values in grouped.items()))

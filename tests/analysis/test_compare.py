@@ -338,6 +338,20 @@ def test_gains_over_a_reference_follow_from_the_ranks(make_run, tmp_path):
         compare_gains(matching.matches, "BERT", comparer, 0.004)
 
 
+def test_rows_of_one_label_in_a_folder_are_told_apart_by_protocol(make_run, tmp_path):
+    make_run("hstu", seed=1)
+    make_run("hstu", seed=2, settings={"protocol": "meta"})
+    make_run("sasrec")
+    (tmp_path / "p.csv").write_text("method,dataset,ndcg@10\nHSTU,toy,50.00\nSASRec,toy,30.00\n")
+    matching, results = compared(tmp_path / "runs", tmp_path / "p.csv")
+    text = write_comparison(matching, results, [], "", tmp_path / "comparison", 0.004)
+    for title in ("HSTU on toy, protocol=hllm", "HSTU on toy, protocol=meta", "SASRec on toy"):
+        assert len([line for line in text.splitlines() if line.startswith(title)]) >= 2
+    assert "SASRec on toy, protocol" not in text
+    _, same = compared(tmp_path / "runs", tmp_path / "runs")
+    assert {result.reason for result in same} == {"equal"}
+
+
 def test_the_reference_of_gains_is_a_label_before_it_is_a_methods_name(make_run, tmp_path):
     for method in ("hllm", "hstu"):
         make_run(method, settings={"method": "hstu"})  # two rows of one method
