@@ -32,7 +32,11 @@ def compare_gains(matches: Sequence[Match], reference: str, comparer: Comparer, 
     noise: relative, of the ratio that a gain stands for. UserError where no matched method is called so.
     """
     comparable = [match for match in matches if not match.refusal]
-    base = {_place(match): match for match in comparable if _is(match.first, reference)}
+    called: dict[tuple[str, str, str], list[Match]] = {}
+    for match in comparable:
+        if _is(match.first, reference):
+            called.setdefault(_place(match), []).append(match)
+    base = {place: _reference(found, reference) for place, found in called.items()}
     if not base:
         names = dict.fromkeys(match.first.name for match in matches)
         raise UserError(
@@ -41,7 +45,7 @@ def compare_gains(matches: Sequence[Match], reference: str, comparer: Comparer, 
     results = []
     for match in comparable:
         against = base.get(_place(match))
-        if against is None or _is(match.first, reference) or min(against.first.value, against.second.value) <= 0:
+        if against is None or match is against or min(against.first.value, against.second.value) <= 0:
             continue
         first = _gain(match.first, against.first, comparer)
         second = _gain(match.second, against.second, comparer)
@@ -51,6 +55,18 @@ def compare_gains(matches: Sequence[Match], reference: str, comparer: Comparer, 
             continue
         results.append(judged(result, _interval(first, second), first.slack + second.slack, noise))
     return results
+
+
+def _reference(called: Sequence[Match], name: str) -> Match:
+    """The one of a place: a label goes before the name of a method's file, which rows of several labels may share."""
+    labelled = [match for match in called if plain_name(match.first.name) == plain_name(name)] or called
+    if len(labelled) > 1:
+        rows = "; ".join(", ".join(m.first.settings) or m.first.values[0].where for m in labelled)
+        raise UserError(
+            f"--reference {name} is more than one row on {labelled[0].first.of.dataset} ({rows}): choose one with "
+            "--where-a, or leave the others out"
+        )
+    return labelled[0]
 
 
 def _is(entry: Entry, reference: str) -> bool:

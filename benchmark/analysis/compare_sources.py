@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
 from benchmark.analysis.compare_formats import FileRow, Unit, read_format, read_rows, recognised
-from benchmark.analysis.runs import LoadedRun, load_run
+from benchmark.analysis.runs import LoadedRun, load_run, settings_but_seed
 from benchmark.errors import UserError
 from benchmark.evaluation.metrics import read_metrics
 from benchmark.experiments import Configuration
@@ -76,6 +76,11 @@ class Entry:
     @property
     def name(self) -> str:
         return self.of.label or " ".join(filter(None, (self.of.method, self.of.variant))) or "(unnamed)"
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """What tells it from others of this project's that are called the same."""
+        return tuple(f"{key}={value}" for key, value in self.of.details if self.of.method and key not in DETAILS)
 
     @property
     def hashes(self) -> set[str]:
@@ -167,16 +172,40 @@ def _folder(path: Path, runs: RunFolders) -> Source:
     folders = [path] if (path / "run.yaml").is_file() else sorted(p.parent for p in inside.glob("*/ranks.parquet"))
     if not folders:
         raise UserError(f"{path} is no finished run and has none; name a run's folder, a folder of runs, or a file")
-    grouped: dict[Identity, list[Measured]] = {}
+    named: dict[Identity, list[Path]] = {}
     for folder in folders:
         run = runs.load(folder)
-        settings = (run.negatives, run.global_batch, run.sequence_length, run.parameters)
-        details = tuple((name, str(value)) for name, value in zip(DETAILS, settings, strict=True) if value)
-        for metric, value in read_metrics(folder / "metrics.csv")[0].items():
-            of = Identity(metric, "", run.dataset, run.protocol, run.method, run.label, run.variant, details)
-            one = Measured(value, str(run.seed), dataset_hash=run.dataset_hash, run=folder, where=str(folder))
-            grouped.setdefault(of, []).append(one)
+        of = Identity("", "", run.dataset, run.protocol, run.method, run.label, run.variant)
+        named.setdefault(of, []).append(folder)
+    grouped: dict[Identity, list[Measured]] = {}
+    for of, members in named.items():
+        alike = [one for one in named if (one.dataset, one.label) == (of.dataset, of.label)]
+        names = tuple((key, getattr(of, key)) for key in NAMES if len({getattr(one, key) for one in alike}) > 1)
+        for folder, differing in zip(members, _differing(members), strict=True):
+            run = runs.load(folder)
+            stated = (run.negatives, run.global_batch, run.sequence_length, run.parameters)
+            details = tuple((name, str(value)) for name, value in zip(DETAILS, stated, strict=True) if value)
+            for metric, value in read_metrics(folder / "metrics.csv")[0].items():
+                own = replace(of, metric=metric, details=(*details, *names, *differing))
+                one = Measured(value, str(run.seed), dataset_hash=run.dataset_hash, run=folder, where=str(folder))
+                grouped.setdefault(own, []).append(one)
     return Source(path, tuple(_entry(of, values) for of, values in grouped.items()))
+
+
+def _differing(folders: Sequence[Path]) -> list[tuple[tuple[str, str], ...]]:
+    """Of each run the settings, by their paths, that are not alike in all of them; those of seeds are."""
+    flat = [dict(_flat(settings_but_seed(folder, [folder.parent]))) for folder in folders]
+    paths = dict.fromkeys(path for settings in flat for path in settings)
+    apart = [path for path in paths if len({settings.get(path) for settings in flat}) > 1]
+    return [tuple((path, settings.get(path, "none")) for path in apart) for settings in flat]
+
+
+def _flat(settings: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{before}{key}.")
+        else:
+            yield f"{before}{key}", "none" if value is None else str(value)
 
 
 def _file(path: Path, config: Path, layout: str | None, unit: Unit | None, where: Mapping[str, str]) -> Source:

@@ -18,8 +18,8 @@ from benchmark.errors import UserError
 from benchmark.files import write_text
 
 COLUMNS = (
-    "quantity", "table", "dataset", "protocol", "method", "label", "variant", "metric", "counterpart", "value",
-    "counterpart_value", "difference", "relative_difference", "ci_low", "ci_high", "interval_from", "seeds",
+    "quantity", "table", "dataset", "protocol", "method", "label", "variant", "settings", "metric", "counterpart",
+    "value", "counterpart_value", "difference", "relative_difference", "ci_low", "ci_high", "interval_from", "seeds",
     "counterpart_seeds", "test", "p_value", "p_holm", "verdict", "reason", "dataset_hash", "counterpart_dataset_hash",
 )  # fmt: skip
 
@@ -78,10 +78,10 @@ def comparison_csv(results: Sequence[Compared]) -> str:
         of, other = result.first.of, result.second
         cells = (
             "gain" if result.gain else "metric", of.table, of.dataset, of.protocol, of.method, of.label, of.variant,
-            of.metric, _counterpart(other), result.value, result.reference, result.difference, result.relative,
-            result.low, result.high, result.basis, len(result.first.values), len(other.values), result.test,
-            result.p_value, result.p_holm, result.verdict, result.reason, " ".join(sorted(result.first.hashes)),
-            " ".join(sorted(other.hashes)),
+            ", ".join(result.first.settings), of.metric, _counterpart(other), result.value, result.reference,
+            result.difference, result.relative, result.low, result.high, result.basis, len(result.first.values),
+            len(other.values), result.test, result.p_value, result.p_holm, result.verdict, result.reason,
+            " ".join(sorted(result.first.hashes)), " ".join(sorted(other.hashes)),
         )  # fmt: skip
         writer.writerow("" if isinstance(cell, float) and math.isnan(cell) else cell for cell in cells)
     return text.getvalue()
@@ -245,17 +245,18 @@ def _by_method(results: Sequence[Compared]) -> list[list[Compared]]:
 
 
 def _title(result: Compared) -> str:
-    """The method and its data set, and the counterpart's name where it is another."""
+    """The method, its data set, what tells it from others of its name, and the counterpart's name if it is another."""
     of = result.first.of
     dataset = of.dataset or result.second.of.dataset
     name = result.first.name if result.first.name != "(unnamed)" else result.second.name
-    title = f"{name} on {dataset}" if dataset else name
+    settings = result.first.settings
+    title = ", ".join([f"{name} on {dataset}" if dataset else name, *settings])
     other = _counterpart(result.second)
-    return title if other == name else f"{title} (B: {other})"
+    return title if other == ", ".join([name, *settings]) else f"{title} (B: {other})"
 
 
 def _counterpart(entry: Entry) -> str:
-    shown = [f"{key}={value}" for key, value in entry.of.details if not entry.of.method]
+    shown = entry.settings if entry.of.method else [f"{key}={value}" for key, value in entry.of.details]
     return ", ".join([entry.name, *shown])
 
 

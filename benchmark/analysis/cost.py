@@ -19,11 +19,10 @@ from pydantic import Field
 from benchmark.data.batches import Int64, training_windows
 from benchmark.errors import UserError
 from benchmark.experiments import Run
+from benchmark.experiments.engine_choice import EngineChoice, Weights
 from benchmark.settings import Settings, read_yaml, validated
 
 _QUANTILES = 20_000
-OFFLOADED = "single, offload"
-_BYTES = 4  # of a weight, its gradient and each of AdamW's two moments
 
 
 class Gpu(Settings):
@@ -40,7 +39,6 @@ class CostAssumptions(Settings):
     gpus: dict[str, Gpu]
     utilisation: dict[Literal["bf16", "fp32"], float]
     step_seconds: float = Field(ge=0)
-    memory_share: float = Field(gt=0, le=1)
     text_tokens: dict[str, float]
 
     def gpu(self, name: str) -> Gpu:
@@ -64,18 +62,18 @@ class DataFacts:
 
 @dataclass(frozen=True)
 class ModelSize:
-    """parameters, learned: weights in all, and those with a gradient. item: weights that every token of a text is
-    multiplied with; history: those of every event of a history. width: of an embedding. frozen_items: the item part
-    has no gradient. layers, learned_layers: weights of heavy layers, which can be kept on the host."""
+    """weights: with a gradient and without. item: weights that every token of a text is multiplied with; history: those
+    of every event of a history. width: of an embedding. frozen_items: the item part has no gradient."""
 
-    parameters: int
-    learned: int
+    weights: Weights
     item: int
     history: int
     width: int
     frozen_items: bool = False
-    layers: int = 0
-    learned_layers: int = 0
+
+    @property
+    def parameters(self) -> int:
+        return self.weights.learned + self.weights.frozen
 
 
 @dataclass(frozen=True)
@@ -110,8 +108,12 @@ def work_of(run: Run, facts: DataFacts, size: ModelSize) -> Work:
     count = len(windows) * facts.weight * training.user_share
     steps = max(1, math.ceil(count / training.global_batch))
     positions = float((windows - 1).sum()) * facts.weight * training.user_share
-    negatives = training.negatives.count
-    drawn = negatives if training.negatives.sharing == "shared" else negatives * positions / steps
+    # drawn: beside the windows' own items, which hold the negatives where these are the last targets of the batch.
+    negatives, drawn = float(training.negatives.count), float(training.negatives.count)
+    if training.negatives.sharing == "per_position":
+        drawn = negatives * positions / steps
+    elif training.negatives.sharing == "in_batch":
+        negatives, drawn = count / steps, 0.0
     distinct = facts.items * -math.expm1(-drawn / facts.items)
     items_a_step = min(float(facts.items), positions / steps + count / steps + distinct)
     item_tokens = steps * items_a_step * facts.tokens
@@ -136,45 +138,14 @@ def gpu_hours(run: Run, work: Work, gpus: int, rate: float, step_seconds: float)
     return gpus * max(computing, run.training.epochs * work.steps * step_seconds) / 3600
 
 
-def held_bytes(size: ModelSize, gpus: int, copies: int = 2) -> dict[str, float]:
-    """Bytes a GPU of weights, gradients and moments under each engine, float32 as all are; the one that communicates
-    least comes first. copies: bytes of a weight's copy on the GPU, where the weight itself is on the host."""
-    learned, frozen = _BYTES * size.learned, _BYTES * (size.parameters - size.learned)
-    if gpus == 1:
-        held = {"single": float(4 * learned + frozen)}
-        if size.learned_layers:
-            there = _BYTES * (3 * size.learned_layers + size.layers)
-            held[OFFLOADED] = held["single"] - there + copies * size.layers
-        return held
-    return {
-        "ddp": 4 * learned + frozen,
-        "zero1": 2 * learned + 2 * learned / gpus + frozen,
-        "zero2": learned + 3 * learned / gpus + frozen,
-        "zero3": 4 * learned / gpus + frozen / gpus,
-    }
-
-
-def host_bytes(size: ModelSize, engine: str | None) -> int:
-    """Bytes of the host's memory that an engine takes for weights, gradients and moments."""
-    return _BYTES * (3 * size.learned_layers + size.layers) if engine == OFFLOADED else 0
-
-
-def fitting_engine(size: ModelSize, gpus: int, gpu: Gpu, share: float, copies: int = 2) -> tuple[str | None, float]:
-    """The first engine whose share of the model fits, and its bytes a GPU; None, and the least bytes, if none does."""
-    held = held_bytes(size, gpus, copies)
-    for name, needed in held.items():
-        if needed <= share * gpu.memory_gib * 2**30:
-            return name, needed
-    return None, min(held.values())
-
-
-def measured_utilisation(path: Path, method: str, gpu: str, engine: str | None = None) -> float | None:
-    """The median share of the peak that training of a method reached on a GPU, from the file that `speed` writes, with
-    the optimizer on the host or without, as the engine has it."""
+def measured_utilisation(path: Path, method: str, gpu: str, choice: EngineChoice | None = None) -> float | None:
+    """The median share of the peak that training of a method reached on a GPU, from the file that `speed` writes; where
+    something is kept on the host, with the same engine and the same there."""
     if not path.is_file():
         return None
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
+    kept = None if choice is None or choice.offload == "none" else (choice.engine, choice.offload)
     found = [
         float(row["utilisation"])
         for row in rows
@@ -182,6 +153,6 @@ def measured_utilisation(path: Path, method: str, gpu: str, engine: str | None =
         and row.get("method") == method
         and gpu in (row.get("device") or "")
         and row.get("utilisation")
-        and (row.get("offload") not in (None, "", "none")) == (engine == OFFLOADED)
+        and (None if row.get("offload") in (None, "", "none") else (row.get("engine"), row["offload"])) == kept
     ]
     return float(np.median(found)) if found else None

@@ -8,9 +8,7 @@ and how many do not is said: choosing the best by its test result would favour m
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,13 +17,12 @@ from pathlib import Path
 import numpy as np
 
 from benchmark.analysis import rendering
-from benchmark.analysis.runs import LoadedRun, check_comparable, load_run
+from benchmark.analysis.runs import LoadedRun, check_comparable, load_run, settings_but_seed, settings_hash
 from benchmark.analysis.significance import Comparison, compare, mean_intervals, outcomes
 from benchmark.analysis.views import NONE, Cell, Line, Section, View, magnitude, metric_title, signed
 from benchmark.errors import UserError
 from benchmark.evaluation.metrics import DEFAULT_METRICS, Float64
 from benchmark.files import write_text
-from benchmark.settings import read_yaml
 
 ORDER = "ndcg@10"  # the metric that places follow
 SHOWN = ("recall@10", "recall@50", "recall@200", "ndcg@10", "ndcg@50", "ndcg@200")
@@ -36,7 +33,6 @@ COLUMNS = (
     "seeds", "other_settings", "negatives", "global_batch", "sequence_length", "parameters", "hours", "device",
     "git_revision", "source", "run_ids",
 )  # fmt: skip
-_NOT_SETTINGS = ("id", "label", "variant", "seed", "execution")
 
 
 @dataclass(frozen=True)
@@ -80,12 +76,13 @@ def make_leaderboard(folder: Path) -> str:
 def boards(folder: Path) -> list[Board]:
     """The boards of a preset's results, by data set; runs of one board have the same users and targets."""
     grouped: dict[tuple[str, str, str], dict[tuple[str, str, str], dict[str, list[tuple[LoadedRun, str]]]]] = {}
-    for place, source in ((folder / "runs", "run"), (folder / SUBMITTED, SUBMITTED)):
+    places = {folder / "runs": "run", folder / SUBMITTED: SUBMITTED}
+    for place, source in places.items():
         for ranks in sorted(place.glob("*/ranks.parquet")):
             run = load_run(ranks.parent)
             board = grouped.setdefault((run.dataset, run.protocol, run.dataset_hash), {})
             settings = board.setdefault((run.method, run.label, run.variant), {})
-            members = settings.setdefault(_settings_hash(ranks.parent / "run.yaml"), [])
+            members = settings.setdefault(settings_hash(settings_but_seed(ranks.parent, list(places))), [])
             if run.seed not in {other.seed for other, _ in members}:  # a run that was submitted counts once
                 members.append((run, source))
     return [Board(*key, _standings(methods)) for key, methods in sorted(grouped.items())]
@@ -115,12 +112,6 @@ def _standings(methods: dict[tuple[str, str, str], dict[str, list[tuple[LoadedRu
         )
         for index in order
     )
-
-
-def _settings_hash(path: Path) -> str:
-    """What the seeds of one row share: everything in run.yaml that decides a result, but the seed."""
-    content = {key: value for key, value in read_yaml(path).items() if key not in _NOT_SETTINGS}
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _csv(found: Sequence[Board]) -> str:

@@ -14,14 +14,13 @@ from benchmark.analysis.cost import (
     CostAssumptions,
     DataFacts,
     ModelSize,
-    fitting_engine,
     gpu_hours,
-    host_bytes,
     measured_utilisation,
     work_of,
 )
 from benchmark.analysis.power import detectable_effect, deviation_of_difference, power_of_paired_test, spread_over_users
 from benchmark.experiments import Run
+from benchmark.experiments.engine_choice import MEMORY_SHARE, EngineChoice, chosen_engine
 
 if TYPE_CHECKING:
     from benchmark.experiments import PlannedBlock, PlannedRow, PlannedTable
@@ -74,7 +73,7 @@ def plan_text(
     parts.append(
         "- Exchanges between GPUs are not counted; they grow with the parameters, item tables included.\n"
         "- Hours are for all epochs and a validation after each; patience may end a run sooner. Memory: weights, "
-        f"gradients and moments in float32, of which {assumptions.memory_share:.0%} of a GPU's memory may be taken; "
+        f"gradients and moments in float32, of which {MEMORY_SHARE:.0%} of a GPU's memory may be taken; "
         "activations follow the chunk, which is no part of a run."
     )
     return "\n".join(parts)
@@ -85,9 +84,8 @@ def _line(
     shown: str, price: float | None, again: bool,
 ) -> dict[str, str]:  # fmt: skip
     work, run = work_of(cost.run, cost.facts, cost.size), cost.run
-    engine, held = _fitting(cost, assumptions, gpu, gpus)
-    there = host_bytes(cost.size, engine)
-    trained = bool(cost.size.learned)
+    choice = _choice(cost, assumptions, gpu, gpus)
+    trained = bool(cost.size.weights.learned)
     line = {
         "run": row.label + (f", seed {run.seed}" if len(row.runs) > 1 else "") + (" (again)" if again else ""),
         "parameters": f"{cost.size.parameters / 1e6:,.2f}M",
@@ -95,8 +93,8 @@ def _line(
         "epochs": str(run.training.epochs) if trained else NONE,
         "item tokens/epoch": f"{work.item_tokens / 1e6:,.1f}M" if cost.size.item else NONE,
         "events/epoch": f"{work.positions / 1e6:,.2f}M",
-        "memory/GPU": f"{held / 2**30:,.1f} GiB",
-        "engine": (engine or "does not fit") + (f" ({there / 2**30:,.1f} GiB on the host)" if there else ""),
+        "memory/GPU": f"{choice.gpu / 2**30:,.1f} GiB",
+        "engine": _engine(choice),
         "GPU-hours": shown,
         f"days on {gpus}": f"{hours / gpus / 24:,.2f}",
     }
@@ -109,8 +107,7 @@ def _line(
 def _gpu_hours(cost: PlannedCost, assumptions: CostAssumptions, gpu: str, gpus: int) -> tuple[float, str, bool]:
     """Hours of all GPUs together, what they were reckoned with, and whether the least time of a step decides them."""
     precision, run = cost.run.execution.precision, cost.run
-    engine, _ = _fitting(cost, assumptions, gpu, gpus)
-    share = measured_utilisation(SPEED, run.method, gpu, engine)
+    share = measured_utilisation(SPEED, run.method, gpu, _choice(cost, assumptions, gpu, gpus))
     source = f"{run.method}: {share:.0%} of the peak, as measured ({SPEED})." if share else ""
     if share is None:
         share = assumptions.utilisation[precision]
@@ -124,9 +121,16 @@ def _gpu_hours(cost: PlannedCost, assumptions: CostAssumptions, gpu: str, gpus: 
     return hours, source, hours > gpu_hours(run, work, gpus, rate, 0.0)
 
 
-def _fitting(cost: PlannedCost, assumptions: CostAssumptions, gpu: str, gpus: int) -> tuple[str | None, float]:
+def _choice(cost: PlannedCost, assumptions: CostAssumptions, gpu: str, gpus: int) -> EngineChoice:
+    """What training takes where the run leaves it open."""
     copies = 2 if cost.run.execution.precision == "bf16" else 4
-    return fitting_engine(cost.size, gpus, assumptions.gpu(gpu), assumptions.memory_share, copies)
+    return chosen_engine(cost.size.weights, assumptions.gpu(gpu).memory_gib * 2**30, gpus, copies=copies)
+
+
+def _engine(choice: EngineChoice) -> str:
+    if choice.offload == "none":
+        return choice.engine
+    return f"{choice.engine}, offload {choice.offload} ({choice.host / 2**30:,.1f} GiB on the host)"
 
 
 def _paper_cost(row: PlannedRow) -> str:

@@ -1,4 +1,4 @@
-"""Finished runs, read back from their folders and checked, and which of them may be compared."""
+"""Finished runs, read back from their folders and checked, which may be compared, and which are seeds of one method."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from benchmark.evaluation.metrics import Float64, RankTable, metric_mean, read_m
 from benchmark.settings import read_yaml
 
 Value = TypeVar("Value")
+
+_NOT_SETTINGS = ("id", "label", "variant", "seed", "execution")
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,28 @@ def load_run(folder: Path) -> LoadedRun:
         cases_sha256=_cases_sha256(table),
         ranks=table.rank,
     )
+
+
+def settings_but_seed(folder: Path, places: Sequence[Path]) -> dict[str, Any]:
+    """What in a run's run.yaml decides its result, but the seed: the same in the seeds of one method.
+
+    places: folders of runs. The id of a run that it starts from has the seed in it, and so its method and the hash of
+    its own settings stand for it; where none of places has that run, its id stays, and seeds count as other settings.
+    """
+    path = folder / "run.yaml"
+    content = read_yaml(path)
+    settings = {key: value for key, value in content.items() if key not in _NOT_SETTINGS}
+    settings["precision"] = (_optional(content, "execution", dict, path) or {}).get("precision", "fp32")
+    if source := _optional(content, "starts_from", dict, path):
+        run = _required(source, "run", str, path)
+        if found := next((place / run for place in places if (place / run / "run.yaml").is_file()), None):
+            own = settings_but_seed(found, places)
+            settings["starts_from"] = {**source, "run": f"{own.get('method')}-{settings_hash(own)[:10]}"}
+    return settings
+
+
+def settings_hash(settings: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def check_comparable(runs: Sequence[LoadedRun]) -> None:

@@ -85,11 +85,11 @@ def _origin(folder: Path, run: Run) -> list[str]:
     """What is wrong with the run's id and provenance."""
     record = read_json(folder / "provenance.json")
     failed = []
-    if not re.fullmatch(
-        rf"{re.escape(f'{run.dataset}-{run.protocol}-{run.method}-seed{run.seed}')}-[0-9a-f]{{10}}", run.id
-    ):
+    expected = f"{run.dataset}-{run.protocol}-{run.method}-seed{run.seed}-{run.identity()}"
+    if run.id != expected:
         failed.append(
-            f"run.yaml: id {run.id} is not <data set>-<protocol>-<method>-seed<seed>-<hash> of its own settings"
+            f"run.yaml: id {run.id} is not {expected}, as its own settings give; put back the settings that it was "
+            "trained with or, if they mean something else since then, train it with this version"
         )
     if absent := [key for key in PROVENANCE if record.get(key) is None]:
         failed.append(f"provenance.json lacks {', '.join(absent)}; train the run with this version to write them")

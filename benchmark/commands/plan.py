@@ -102,6 +102,7 @@ def model_size(run: Run, facts: DataFacts, runs: Mapping[str, Run]) -> ModelSize
     from benchmark.analysis.cost import ModelSize
     from benchmark.recommender import Catalogue
     from benchmark.training import registry
+    from benchmark.training.engines import weights_of
 
     catalogue = Catalogue(facts.items)
     if run.text is not None:
@@ -119,17 +120,13 @@ def model_size(run: Run, facts: DataFacts, runs: Mapping[str, Run]) -> ModelSize
     tables = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
     named = [(name.split(".")[0], p) for name, p in model.named_parameters() if id(p) not in tables]
     item = [p for part, p in named if part == "item_llm"]
-    heavy = {p for layer in model.heavy_layers() for p in layer.parameters()}
     shaped = [p.shape[-1] for p in model.parameters() if p.dim() == 2]
     return ModelSize(
-        parameters=sum(p.numel() for p in model.parameters()),
-        learned=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        weights=weights_of(model),
         item=sum(p.numel() for p in item),
         history=sum(p.numel() for part, p in named if part != "item_llm"),
         width=_width(run, shaped),
         frozen_items=bool(item) and not any(p.requires_grad for p in item),
-        layers=sum(p.numel() for p in heavy),
-        learned_layers=sum(p.numel() for p in heavy if p.requires_grad),
     )
 
 

@@ -12,7 +12,8 @@ from torch import nn
 
 from benchmark.errors import UserError
 from benchmark.experiments import ExecutionSettings
-from benchmark.experiments.run import EngineName, Offload, OptimizerSettings
+from benchmark.experiments.engine_choice import MEMORY_SHARE, Weights, chosen_engine
+from benchmark.experiments.run import OptimizerSettings
 from benchmark.host_memory import available_memory
 from benchmark.processes import Processes
 from benchmark.recommender import SequentialRecommender
@@ -24,7 +25,6 @@ from benchmark.training.zero import ZeroEngine
 
 log = logging.getLogger(__name__)
 
-_SHARE = 0.6  # of a GPU's memory that weights, gradients and moments may take; activations need the rest
 _HOST_SHARE = 0.95  # of the host's that is left; pieces on their way to the GPU need the rest
 _GB = 10**9
 
@@ -81,14 +81,13 @@ def resolved(
     Of the model only its parameters' number counts, so that it may be on any device, "meta" included.
     """
     name, offload = execution.engine, execution.offload
-    learned = [p.numel() for p in model.parameters() if p.requires_grad]
-    heavy = sum(p.numel() for p in _weights_of_layers(model) if p.requires_grad)
     if name == "auto":
+        weights = weights_of(model)
         copies = 2 if execution.precision == "bf16" else 4
-        found = chosen_engine(sum(learned), _memory(device), processes.count, heavy=heavy, copies=copies)
+        found = chosen_engine(weights, _memory(device), processes.count, copies=copies)
         if offload == "none":
-            name, offload = found
-            if offload == "optimizer" and name == "single" and (lacking := _lacking(model, heavy)):
+            name, offload = found.engine, found.offload
+            if (name, offload) == ("single", "optimizer") and (lacking := _lacking(model, weights.learned_layers)):
                 raise UserError(f"the GPU's memory does not suffice, and {lacking}")
         elif processes.count == 1 and offload == "optimizer":
             name = "single"
@@ -104,12 +103,19 @@ def resolved(
     return execution.model_copy(update={"engine": name, "offload": offload})
 
 
+def weights_of(model: SequentialRecommender) -> Weights:
+    heavy = _weights_of_layers(model)
+    of_layers = [sum(p.numel() for p in heavy if p.requires_grad is learned) for learned in (True, False)]
+    of_all = [sum(p.numel() for p in model.parameters() if p.requires_grad is learned) for learned in (True, False)]
+    return Weights(*of_all, *of_layers)
+
+
 def place_to_rank(model: SequentialRecommender, device: torch.device, *, bf16: bool) -> Precision:
     """Move a trained model to the device, and return what it ranks in. Where float32 weights beside their copies would
     take too much of the GPU, it gets copies of the heavy layers' alone."""
     copies = 2 * sum(p.numel() for p in _weights_of_layers(model)) if bf16 else 0
     memory = _memory(device)
-    hosted = memory is not None and sum(p.nbytes for p in model.parameters()) + copies > _SHARE * memory
+    hosted = memory is not None and sum(p.nbytes for p in model.parameters()) + copies > MEMORY_SHARE * memory
     if hosted:
         log.info("the weights of the heavy layers are kept on the host, and copies of them on the GPU")
     place(model, device, hosted=hosted)
@@ -148,28 +154,3 @@ def adamw(settings: OptimizerSettings, device: torch.device, parameters: list[nn
         weight_decay=settings.weight_decay,
         fused=device.type == "cuda",
     )
-
-
-def chosen_engine(
-    weights: int, memory: int | None, processes: int, *, heavy: int, copies: int
-) -> tuple[EngineName, Offload]:
-    """The engine that exchanges least among those whose weights, gradients and moments fit the GPU.
-
-    weights: learned ones, heavy: those of heavy layers among them; memory: bytes of a GPU, None on the CPU, where
-    everything is taken to fit; copies: bytes of a weight that heavy layers read where it is kept on the host.
-    """
-    plain: EngineName = "ddp" if processes > 1 else "single"
-    if memory is None:
-        return plain, "none"
-    # Bytes a weight: the weight, its gradient and two moments, 4 each. ZeRO updates a second copy of the weights, and
-    # collects gradients for it.
-    needed: list[tuple[EngineName, Offload, float]] = [(plain, "none", 16 * weights)]
-    if processes > 1:
-        needed += [("zero2", "none", (8 + 16 / processes) * weights), ("zero3", "none", 24 / processes * weights)]
-    else:
-        needed += [("single", "optimizer", copies * heavy + 16 * (weights - heavy))]
-    needed += [("zero2", "optimizer", 8 * weights), ("zero3", "optimizer", 4 / processes * weights)]
-    for name, offload, size in needed:
-        if size <= _SHARE * memory:
-            return name, offload
-    return "zero3", "all"

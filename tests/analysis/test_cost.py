@@ -1,19 +1,18 @@
 """What a plan reckons: operations and memory by hand, weights against models that are really made, and the verb."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from benchmark.analysis.cost import (
     DataFacts,
-    Gpu,
     ModelSize,
     estimated_lengths,
-    fitting_engine,
     gpu_hours,
-    held_bytes,
-    host_bytes,
     load_assumptions,
     measured_utilisation,
     work_of,
@@ -22,9 +21,11 @@ from benchmark.commands.plan import data_facts, model_size, plan
 from benchmark.data.batches import Negatives, TrainingBatches
 from benchmark.data.dataset import load_dataset
 from benchmark.errors import UserError
-from benchmark.experiments import Configuration
+from benchmark.experiments import Configuration, ExecutionSettings
+from benchmark.experiments.engine_choice import EngineChoice, Weights
+from benchmark.processes import Processes
 from benchmark.recommender import Catalogue
-from benchmark.training import registry
+from benchmark.training import engines, registry
 from tests.training.interactions import prepared
 from tests.training.test_trainer import a_run
 
@@ -34,7 +35,7 @@ ROOT = Path(__file__).parent.parent.parent
 def test_the_work_of_an_epoch_by_hand():
     run = a_run(sequence_length=3, global_batch=2, negatives={"count": 5}, epochs=7)
     facts = DataFacts(users=3, items=1000, lengths=np.array([4, 8, 1]), weight=1.0, tokens=10, measured=True)
-    work = work_of(run, facts, ModelSize(parameters=300, learned=300, item=100, history=200, width=8))
+    work = work_of(run, facts, ModelSize(Weights(300), item=100, history=200, width=8))
     # Windows of 4 events: one, two and none, each of 3 inputs and a target; two steps of at most two windows.
     assert (work.steps, work.positions) == (2, 9)
     distinct = 1000 * (1 - np.exp(-5 / 1000))
@@ -54,23 +55,57 @@ def test_steps_and_events_are_those_that_the_trainer_takes(tmp_path):
     batches = TrainingBatches(
         dataset, sequence_length=6, windows="all", global_batch=8, negatives=Negatives(20, "shared"), seed=3
     )
-    work = work_of(run, facts, ModelSize(1, 1, 0, 1, 1))
+    work = work_of(run, facts, ModelSize(Weights(1), 0, 1, 1))
     assert work.steps == batches.steps_per_epoch
     assert work.positions == sum(batches.batch(s).sequences.items.numel() for s in range(batches.steps_per_epoch))
 
 
-def test_memory_of_each_engine():
-    size = ModelSize(parameters=120, learned=100, item=0, history=100, width=1)
-    assert held_bytes(size, 1) == {"single": 16 * 100 + 4 * 20}
-    layered = ModelSize(120, 100, 0, 100, 1, layers=90, learned_layers=80)  # 20 learned and 10 frozen ones elsewhere
-    assert held_bytes(layered, 1)["single, offload"] == 2 * 90 + 16 * 20 + 4 * 10
-    assert held_bytes(layered, 1, copies=4)["single, offload"] == 4 * 90 + 16 * 20 + 4 * 10
-    assert host_bytes(layered, "single, offload") == 16 * 80 + 4 * 10
-    assert host_bytes(layered, "single") == 0
-    assert held_bytes(size, 4) == {"ddp": 1680, "zero1": 1080, "zero2": 780, "zero3": 420}
-    gpu = Gpu(memory_gib=1000 / 2**30, bf16=1, fp32=1)
-    assert fitting_engine(size, 4, gpu, 0.8) == ("zero2", 780)
-    assert fitting_engine(size, 4, gpu, 0.1) == (None, 420)
+def test_negatives_in_the_batch_are_its_windows_whatever_the_count():
+    facts = DataFacts(users=3, items=1000, lengths=np.array([4, 8, 1]), weight=1.0, tokens=10, measured=True)
+    size = ModelSize(Weights(300), item=100, history=200, width=8)
+    for count in (1, 512):
+        run = a_run(sequence_length=3, global_batch=3, negatives={"count": count, "sharing": "in_batch"})
+        work = work_of(run, facts, size)
+        assert (work.steps, work.positions) == (1, 9)  # three windows
+        assert work.item_tokens == pytest.approx(10 * (9 + 3))  # each window's last target is embedded once
+        assert work.training == pytest.approx(6 * 100 * work.item_tokens + 6 * 200 * 9 + 6 * 9 * 3 * 8)
+
+
+class Sized(nn.Module):
+    """As many weights as asked for, on no device."""
+
+    def __init__(self, weights):
+        super().__init__()
+        with torch.device("meta"):
+            self.layer = nn.Embedding(1, weights.learned_layers)
+            self.words = nn.Embedding(1, weights.learned - weights.learned_layers)
+
+    def heavy_layers(self):
+        return [self.layer]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "gibibytes", "engine"),
+    [
+        (1, "31.8", "single, offload optimizer (193.0 GiB on the host)"),
+        (2, "25.1", "zero3, offload optimizer (250.8 GiB on the host)"),
+        (5, "10.0", "zero3, offload optimizer (250.8 GiB on the host)"),
+        (7, "43.0", "zero3"),  # 24 bytes a weight: 16 would do for 5 GPUs
+    ],
+)
+def test_a_plan_tells_the_engine_that_training_takes(monkeypatch, capsys, tmp_path, gpus, gibibytes, engine):
+    monkeypatch.chdir(ROOT)
+    plan("table7", preset="paper", gpu="H100", gpus=gpus, price=None, effect=5.0, data=tmp_path)
+    line = next(line for line in capsys.readouterr().out.splitlines() if "HLLM-7B" in line)
+    assert re.search(rf" {gibibytes} GiB +{re.escape(engine)}  ", line)
+    run = next(r for r in Configuration(ROOT / "config").plan("table7", "paper").runs() if r.method == "hllm-7b")
+    weights = model_size(run, DataFacts(10, 50, np.full(10, 20), 1.0, 10, measured=True), {}).weights
+    monkeypatch.setattr(engines, "_memory", lambda device: 80 * 2**30)
+    monkeypatch.setattr(engines, "available_memory", lambda: 2**50)
+    taken = engines.resolved(
+        ExecutionSettings(precision="bf16"), Sized(weights), torch.device("cpu"), Processes(0, gpus)
+    )
+    assert engine.startswith(taken.engine if taken.offload == "none" else f"{taken.engine}, offload {taken.offload} ")
 
 
 def test_typical_users_have_the_published_number_of_events():
@@ -108,11 +143,12 @@ def test_measured_speed_has_the_last_word(tmp_path):
     assert measured_utilisation(path, "hllm-1b", "A100") is None
     assert measured_utilisation(path, "sasrec", "H100") is None
     path.write_text(
-        "method,part,utilisation,device,offload\nhllm-7b,train,0.2,NVIDIA H100,optimizer\n"
-        "hllm-7b,train,0.5,NVIDIA H100,\n"
+        "method,part,utilisation,device,engine,offload\nhllm-7b,train,0.2,NVIDIA H100,single,optimizer\n"
+        "hllm-7b,train,0.5,NVIDIA H100,auto,\n"
     )
-    assert measured_utilisation(path, "hllm-7b", "H100", "single, offload") == 0.2
-    assert measured_utilisation(path, "hllm-7b", "H100", "zero3") == 0.5
+    assert measured_utilisation(path, "hllm-7b", "H100", EngineChoice("single", "optimizer", 0)) == 0.2
+    assert measured_utilisation(path, "hllm-7b", "H100", EngineChoice("zero3", "none", 0)) == 0.5
+    assert measured_utilisation(path, "hllm-7b", "H100", EngineChoice("zero3", "optimizer", 0)) is None
 
 
 def test_the_verb_prints_every_run_and_refuses_what_it_does_not_know(monkeypatch, capsys, tmp_path):
@@ -125,9 +161,6 @@ def test_the_verb_prints_every_run_and_refuses_what_it_does_not_know(monkeypatch
     pixel = {line.split()[0]: line for line in out.split("\n\n")[0].splitlines()[3:8]}
     assert {name for name, line in pixel.items() if "\N{DAGGER}" in line} == {"HSTU", "SASRec", "HSTU-1B", "SASRec-1B"}
     assert "lengths of histories estimated from published counts" in out
-    plan("table7", preset="paper", gpu="H100", gpus=1, price=None, effect=5.0, data=tmp_path)
-    seven = next(line for line in capsys.readouterr().out.splitlines() if "HLLM-7B" in line)
-    assert "31.8 GiB  single, offload (193.0 GiB on the host)" in seven
     with pytest.raises(UserError, match="has no GPU 'T4'; it has: A100"):
         plan("table7", preset="paper", gpu="T4", gpus=1, price=None, effect=5.0, data=tmp_path)
     assumptions = load_assumptions(ROOT / "config/costs.yaml")

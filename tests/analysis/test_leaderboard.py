@@ -18,6 +18,7 @@ from benchmark.analysis.submission import add_submission, check_submission
 from benchmark.errors import UserError
 from benchmark.evaluation.metrics import DEFAULT_METRICS, metric_mean, write_metrics
 from benchmark.evaluation.shared_cases import keep_ranks
+from benchmark.experiments import load_run_file
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference" / "laptop" / "runs"
 
@@ -62,6 +63,27 @@ def test_settings_of_one_name_with_most_seeds_are_shown_and_not_the_best(make_ru
     assert "HSTU on toy has 1 more group(s) of settings" in make_leaderboard(tmp_path)
     shutil.rmtree(better)
     assert boards(tmp_path)[0].standings[0].others == 0
+
+
+def test_seeds_of_a_row_that_starts_from_another_are_one_group(make_run, tmp_path):
+    for seed in (1, 2, 3):
+        source = make_run("sasrec", seed=seed, settings={"model": {"width": 64 if seed < 3 else 128}})
+        make_run("hllm", seed=seed, settings={"starts_from": {"run": source.name, "parts": ["user_llm"]}})
+    row = next(row for row in boards(tmp_path)[0].standings if row.runs[0].method == "hllm")
+    assert [run.seed for run in row.runs] == [1, 2]
+    assert row.others == 1  # the third starts from other settings
+    shutil.rmtree(source)
+    row = next(row for row in boards(tmp_path)[0].standings if row.runs[0].method == "hllm")
+    assert ([run.seed for run in row.runs], row.others) == ([1, 2], 1)  # whatever the missing one was
+
+
+def test_runs_in_another_precision_are_other_settings(make_run, tmp_path):
+    for seed, precision in ((1, "bf16"), (2, "bf16"), (1, "fp32")):
+        folder = make_run("hstu", seed=seed, settings={"execution": {"precision": precision, "threads": seed}})
+        folder.rename(folder.with_name(f"{folder.name}-{precision}"))
+    [standing] = boards(tmp_path)[0].standings
+    assert [run.run_id for run in standing.runs] == ["toy-hstu-seed1", "toy-hstu-seed2"]
+    assert standing.others == 1
 
 
 def test_runs_that_hold_other_users_under_the_same_hash_are_refused(make_run, tmp_path):
@@ -134,6 +156,26 @@ def test_a_kept_run_is_taken_with_what_it_shares(submission, tmp_path):
 def test_a_run_without_its_origin_fails(submission, tmp_path, name, value, message):
     changed(submission, name, value)
     assert any(message in sentence for sentence in check_submission(submission, tmp_path).failed)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [(" learning_rate", "0.123"), (" precision", "bf16"), ("method", "hstu"), ("id", "ml-100k-hllm-sasrec-0123456789")],
+)
+def test_an_id_that_is_not_of_the_runs_own_settings_fails(submission, tmp_path, setting, value):
+    text = (submission / "run.yaml").read_text()
+    (submission / "run.yaml").write_text(re.sub(rf"^( *{setting}: ).*$", rf"\g<1>{value}", text, flags=re.MULTILINE))
+    [sentence] = check_submission(submission, tmp_path).failed
+    assert re.search(r"^run.yaml: id \S+ is not \S+, as its own settings give; put back the settings", sentence)
+
+
+def test_every_kept_run_has_the_id_of_its_settings():
+    paths = sorted(REFERENCE.parents[1].glob("**/run.yaml"))
+    assert len(paths) > 100
+    for path in paths:
+        run = load_run_file(path)
+        assert run.id == path.parent.name
+        assert run.id.endswith(f"-seed{run.seed}-{run.identity()}"), path
 
 
 def first_places(columns):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmark.errors import UserError
-from benchmark.training.engines import chosen_engine
+from benchmark.experiments.engine_choice import MEMORY_SHARE, Weights, chosen_engine
 from benchmark.training.zero import zero_settings
 
 
@@ -12,7 +12,8 @@ def test_the_engine_is_the_first_that_fits():
     gigabyte, llm, seven = 10**9, 2_200_000_000, 13_500_000_000  # two of 1.1 and of 7 billions
 
     def chosen(weights, memory, processes, copies=2):
-        return chosen_engine(weights, memory, processes, heavy=weights - 10**8, copies=copies)
+        choice = chosen_engine(Weights(weights, 0, weights - 10**8), memory, processes, copies=copies)
+        return choice.engine, choice.offload
 
     assert chosen(llm, None, 1) == ("single", "none")
     assert chosen(llm, 80 * gigabyte, 1) == ("single", "none")
@@ -26,8 +27,25 @@ def test_the_engine_is_the_first_that_fits():
     assert chosen(seven, 80 * gigabyte, 8) == ("zero3", "none")
     assert chosen(seven, 80 * gigabyte, 2) == ("zero3", "optimizer")
     assert chosen(seven, 24 * gigabyte, 2) == ("zero3", "all")
-    tables = chosen_engine(llm, 40 * gigabyte, 1, heavy=0, copies=2)  # no layers to be kept on the host
-    assert tables == ("zero2", "optimizer")
+    tables = chosen_engine(Weights(llm), 40 * gigabyte, 1, copies=2)  # no layers to be kept on the host
+    assert (tables.engine, tables.offload) == ("zero2", "optimizer")
+
+
+def test_the_memory_of_each_engine_counts_frozen_weights_too():
+    weights = Weights(learned=100, frozen=20, learned_layers=80, frozen_layers=10)
+
+    def bytes_of(memory, processes, copies=2):
+        choice = chosen_engine(weights, memory / MEMORY_SHARE, processes, copies=copies)
+        return choice.engine, choice.offload, choice.gpu, choice.host
+
+    assert bytes_of(1680, 1) == ("single", "none", 16 * 100 + 4 * 20, 0)
+    assert bytes_of(1679, 1) == ("single", "optimizer", 2 * 90 + 16 * 20 + 4 * 10, 16 * 80 + 4 * 10)
+    assert bytes_of(1679, 1, copies=4) == ("single", "optimizer", 4 * 90 + 16 * 20 + 4 * 10, 16 * 80 + 4 * 10)
+    assert bytes_of(1680, 4) == ("ddp", "none", 1680, 0)
+    assert bytes_of(1679, 4) == ("zero2", "none", 12 * 100 + 4 * 20, 0)
+    assert bytes_of(1279, 4) == ("zero3", "none", 24 / 4 * 100 + 4 / 4 * 20, 0)
+    assert bytes_of(619, 4) == ("zero3", "optimizer", 4 / 4 * 100 + 4 / 4 * 20, 20 * 100)
+    assert bytes_of(10, 4) == ("zero3", "all", 0, 24 * 100 + 4 * 20)
 
 
 def test_what_an_engine_cannot_keep_on_the_host_is_said():
