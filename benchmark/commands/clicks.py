@@ -7,15 +7,14 @@ import time
 from pathlib import Path
 
 from benchmark.commands.runs import check_same_items
-from benchmark.commands.shared import DataRoot, RunFile, layout, log, log_to, opened
+from benchmark.commands.shared import DataRoot, RunFile, layout, log, log_to, opened, run_and_folder
 from benchmark.errors import UserError
-from benchmark.experiments import load_run_file
 from benchmark.launch import enter
 
 
 def clicks(run_file: RunFile, data: DataRoot = Path("data")) -> None:
     """Predict the clicks of every test case with a trained run; write clicks.parquet and serving.csv."""
-    run, folder = load_run_file(run_file), run_file.parent
+    run, folder = run_and_folder(run_file)
     log_to(folder / "clicks.log", run.label)
     enter(layout(run, 1, 1), sys.argv[1:])
 
