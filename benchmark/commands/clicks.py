@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmark.commands.runs import check_same_items
 from benchmark.commands.shared import DataRoot, RunFile, layout, log, log_to, opened, run_and_folder
-from benchmark.errors import UserError
+from benchmark.errors import UserError, finite_outputs
 from benchmark.launch import enter
 
 
@@ -33,7 +33,7 @@ def clicks(run_file: RunFile, data: DataRoot = Path("data")) -> None:
     model.load_state_dict(load_weights(folder / "model.safetensors"))
     model.to(device)
     length, began = run.evaluation.sequence_length, time.perf_counter()
-    with Progress(transient=True, disable=not sys.stderr.isatty()) as bar:
+    with finite_outputs(run.id), Progress(transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("cases predicted", total=len(cut.test))
         logits = predict_clicks(model, cut, cut.test, length, device, lambda done: bar.advance(task, done))
     write_serving_times(folder / "serving.csv", serving_times(model, cut, cut.test, length, device))

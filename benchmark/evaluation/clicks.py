@@ -18,6 +18,7 @@ from torch import Tensor
 
 from benchmark.data.click_cases import ClickCases, ClickData, blocks
 from benchmark.data.requests import with_requests
+from benchmark.errors import NotFiniteError
 from benchmark.evaluation.click_metrics import write_clicks
 from benchmark.evaluation.metrics import Float64
 from benchmark.evaluation.ranking import embed_catalogue
@@ -40,7 +41,7 @@ def predict_clicks(
 ) -> Float64:
     """(m,) the logit of every case; progress is called with the number of cases done after each block.
 
-    Raises ValueError if a logit is not a finite number.
+    Raises NotFiniteError if a logit is none.
     """
     device, training = torch.device(device), model.training
     model.eval()
@@ -52,7 +53,7 @@ def predict_clicks(
         states = model.click_states(sequences, vectors[sequences.items])
         found = model.click_logits(states, vectors[targets]).float()
         if not torch.isfinite(found).all():
-            raise ValueError("a logit is not a finite number: the model's weights hold NaN or infinity")
+            raise NotFiniteError("a logit")
         logits[chosen] = found.cpu().numpy()
         if progress:
             progress(len(chosen))

@@ -19,7 +19,7 @@ from benchmark.data import randomness
 from benchmark.data.batches import Negatives, TrainingBatch, TrainingBatches, packed, sampled_users
 from benchmark.data.dataset import Dataset
 from benchmark.data.randomness import Stream
-from benchmark.errors import StoppedError, UserError
+from benchmark.errors import StoppedError, UserError, finite_outputs
 from benchmark.evaluation.metrics import metric_mean
 from benchmark.evaluation.ranking import RankingSettings, rank_cases
 from benchmark.experiments import Run
@@ -212,13 +212,8 @@ class Trainer:
         progress.epoch_sums = {}
         if self.run.training.selection == "best":
             began = time.perf_counter()
-            if self.clicks:
-                with self.engine.evaluated():
-                    scores = click_validation_metrics(self.run, self.clicks, self.model, self.device)
-            else:
-                scores = validation_metrics(
-                    self.run, self.dataset, self.model, self.device, self.processes, self.engine.precision
-                )
+            with finite_outputs(self.run.id):
+                scores = self._validation_metrics()
             agreed = torch.tensor(list(scores.values()), dtype=torch.float64)
             self.processes.send_from_first([agreed])  # what ends the training must not differ in a last bit
             scores = dict(zip(scores, agreed.tolist(), strict=True))
@@ -236,6 +231,14 @@ class Trainer:
             log.info("epoch %d: loss %.4f", epoch, row["loss"])
         row["seconds"] = progress.seconds
         progress.record.append(row)
+
+    def _validation_metrics(self) -> dict[str, float]:
+        if self.clicks:
+            with self.engine.evaluated():
+                return click_validation_metrics(self.run, self.clicks, self.model, self.device)
+        return validation_metrics(
+            self.run, self.dataset, self.model, self.device, self.processes, self.engine.precision
+        )
 
     def _save(self) -> None:
         self.states.save(

@@ -1,12 +1,14 @@
 """The verb that predicts clicks, on small trained runs."""
 
 import pytest
+import torch
 
 from benchmark.commands import clicks, runs
 from benchmark.data.preparation import prepare
 from benchmark.data.sources import DatasetDefinition
 from benchmark.errors import UserError
 from benchmark.evaluation.click_metrics import read_clicks
+from benchmark.training.checkpoint import load_weights, save_weights
 from tests.training.interactions import write_csv
 from tests.training.test_starting import write_run
 
@@ -58,3 +60,12 @@ def test_settings_that_were_changed_since_the_run_was_resolved_are_refused(data,
     finally:
         run_file.write_text(resolved)
     assert not (run_file.parent / "clicks.parquet").exists()
+
+
+def test_weights_that_are_no_numbers_are_told_in_one_sentence(data):
+    path = trained(data, "lost")
+    weights = load_weights(path.parent / "model.safetensors")
+    save_weights(path.parent / "model.safetensors", {key: value * torch.nan for key, value in weights.items()})
+    with pytest.raises(UserError, match=rf"run {path.parent.name}: a logit is not .*optimizer\.learning_rate"):
+        clicks.clicks(path, data)
+    assert not (path.parent / "clicks.parquet").exists()

@@ -138,6 +138,16 @@ def test_a_loss_that_is_no_number_stops_with_advice(dataset, tmp_path):
         Trainer(run, dataset, model, tmp_path, torch.device("cpu")).train()
 
 
+def test_weights_that_diverge_in_the_last_step_before_validation_stop_with_advice(dataset, tmp_path):
+    """Each step's loss is that of the weights before it, so the only one here is finite."""
+    run = a_run(epochs=1, global_batch=100_000, optimizer={"learning_rate": 1e37, "weight_decay": 0.0},
+                temperature={"learnable": False})  # fmt: skip
+    with pytest.raises(
+        UserError, match=rf"run {run.id}: a score is not a finite .* training\.optimizer\.learning_rate"
+    ):
+        trained(run, dataset, tmp_path)
+
+
 def test_learning_rate_schedules():
     constant = a_run().training
     assert learning_rate_factor(0, 100, constant) == 1
