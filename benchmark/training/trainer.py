@@ -26,7 +26,7 @@ from benchmark.experiments import Run
 from benchmark.processes import Processes
 from benchmark.recommender import SelfTrainedRecommender, SequentialRecommender
 from benchmark.training.checkpoint import copy_weights, save_weights
-from benchmark.training.click import click_validation_metrics, clicks_of
+from benchmark.training.click import check_click_selection, click_validation_metrics, clicks_of
 from benchmark.training.engines import make_engine
 from benchmark.training.objectives import objective_for
 from benchmark.training.precision import Precision
@@ -65,6 +65,8 @@ class Trainer:
         self.clicks = clicks_of(run, dataset)
         dataset = self.clicks.dataset if self.clicks else dataset
         self.run, self.dataset, self.folder, self.device = run, dataset, folder, device
+        if settings.selection == "best":
+            self._check_selection()
         self.model, self.objective = model, objective_for(settings)  # the engine moves them
         self.batches = TrainingBatches(
             dataset,
@@ -231,6 +233,15 @@ class Trainer:
             log.info("epoch %d: loss %.4f", epoch, row["loss"])
         row["seconds"] = progress.seconds
         progress.record.append(row)
+
+    def _check_selection(self) -> None:
+        if self.clicks:
+            check_click_selection(self.run, self.clicks)
+        elif not len(self.dataset.cases("validation")):
+            raise UserError(
+                f"run {self.run.id}: data set {self.run.dataset} has no user with a validation target, so no epoch can "
+                "be the best; set training.selection to last"
+            )
 
     def _validation_metrics(self) -> dict[str, float]:
         if self.clicks:

@@ -1,12 +1,13 @@
 """Whole trainings of a small method: it learns, repeats itself bit by bit, and survives being stopped."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
-from benchmark.data.dataset import load_dataset
+from benchmark.data.dataset import VALIDATION, load_dataset
 from benchmark.errors import UserError
 from benchmark.evaluation.ranking import rank_cases
 from benchmark.experiments import Run
@@ -146,6 +147,16 @@ def test_weights_that_diverge_in_the_last_step_before_validation_stop_with_advic
         UserError, match=rf"run {run.id}: a score is not a finite .* training\.optimizer\.learning_rate"
     ):
         trained(run, dataset, tmp_path)
+
+
+def test_without_validation_targets_no_epoch_can_be_the_best(dataset, tmp_path):
+    split = dataset.split.copy()
+    split[:, VALIDATION] = -1
+    without = replace(dataset, split=split)
+    with pytest.raises(UserError, match=r"no user with a validation target.*set training\.selection to last"):
+        trained(a_run(), without, tmp_path)
+    trained(a_run(selection="last", epochs=1), without, tmp_path)
+    assert (tmp_path / "model.safetensors").exists()
 
 
 def test_learning_rate_schedules():
