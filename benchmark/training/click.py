@@ -19,6 +19,7 @@ from benchmark.evaluation.clicks import predict_clicks
 from benchmark.experiments import Run
 from benchmark.recommender import ClickRecommender, PackedSequences, SequentialRecommender
 from benchmark.training.objectives import InfoNCE, Objective, ObjectiveOutput, RunningModel, StepItems
+from benchmark.training.precision import Precision
 
 
 class ClickObjective(Objective):
@@ -142,11 +143,12 @@ def check_click_selection(run: Run, clicks: ClickData) -> None:
 
 
 def click_validation_metrics(
-    run: Run, clicks: ClickData, model: SequentialRecommender, device: torch.device
+    run: Run, clicks: ClickData, model: SequentialRecommender, device: torch.device, precision: Precision
 ) -> dict[str, float]:
     """The metrics of the validation cases."""
     cases = clicks.validation
-    logits = predict_clicks(click_model(run, model), clicks, cases, run.evaluation.sequence_length, device)
+    length = run.evaluation.sequence_length
+    logits = predict_clicks(click_model(run, model), clicks, cases, length, device, precision=precision)
     return {
         "auc": auc(cases.label, logits),
         "group_auc": group_auc(cases.user, cases.label, logits),

@@ -245,8 +245,7 @@ class Trainer:
 
     def _validation_metrics(self) -> dict[str, float]:
         if self.clicks:
-            with self.engine.evaluated():
-                return click_validation_metrics(self.run, self.clicks, self.model, self.device)
+            return click_validation_metrics(self.run, self.clicks, self.model, self.device, self.engine.precision)
         return validation_metrics(
             self.run, self.dataset, self.model, self.device, self.processes, self.engine.precision
         )

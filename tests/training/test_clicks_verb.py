@@ -1,14 +1,21 @@
 """The verb that predicts clicks, on small trained runs."""
 
+import csv
+
+import numpy as np
 import pytest
 import torch
 
 from benchmark.commands import clicks, runs
+from benchmark.commands.shared import opened
+from benchmark.data.click_cases import blocks
 from benchmark.data.preparation import prepare
 from benchmark.data.sources import DatasetDefinition
 from benchmark.errors import UserError
-from benchmark.evaluation.click_metrics import read_clicks
+from benchmark.evaluation.click_metrics import losses, read_clicks
+from benchmark.experiments import load_run_file
 from benchmark.training.checkpoint import load_weights, save_weights
+from benchmark.training.click import clicks_of
 from tests.training.interactions import write_csv
 from tests.training.test_starting import write_run
 
@@ -69,3 +76,40 @@ def test_weights_that_are_no_numbers_are_told_in_one_sentence(data):
     with pytest.raises(UserError, match=rf"run {path.parent.name}: a logit is not .*optimizer\.learning_rate"):
         clicks.clicks(path, data)
     assert not (path.parent / "clicks.parquet").exists()
+
+
+@pytest.mark.parametrize("name", ["fp32", "bf16"])
+def test_clicks_are_validated_and_predicted_in_the_precision_of_the_run(data, name):
+    """Every case on its own, its history in that precision, and the head over it in float32."""
+    path = trained(data, name, precision=name)
+    clicks.clicks(path, data)
+    run = load_run_file(path)
+    parts = opened(run, path.parent, data, pretrained=False)
+    model, cut = parts.model, clicks_of(run, parts.dataset)
+    model.load_state_dict(load_weights(path.parent / "model.safetensors"))
+    model.eval()
+
+    def one_by_one(cases, kind):
+        logits = np.empty(len(cases))
+        for [case], sequences, target in blocks(cut, cases, 6, 1):
+            with torch.no_grad():
+                with torch.autocast("cpu", torch.bfloat16, enabled=kind == "bf16"):
+                    state = model.click_states(sequences, model.embed_items(sequences.items))
+                logits[case] = model.click_logits(state.float(), model.embed_items(target))
+        return logits
+
+    table = read_clicks(path.parent / "clicks.parquet")
+    in_own, in_other = (one_by_one(cut.test, kind) for kind in (name, "bf16" if name == "fp32" else "fp32"))
+    assert np.abs(table.logit - in_own).max() < 0.1 * np.abs(table.logit - in_other).max()
+    assert len(np.unique(table.logit)) > 0.9 * len(np.unique(in_own))  # none tie by rounding
+    best = max(read_record(path), key=lambda row: float(row["auc"]))
+    losses_of = {
+        kind: losses(cut.validation.label, one_by_one(cut.validation, kind)).mean() for kind in ("fp32", "bf16")
+    }
+    near = abs(float(best["log_loss"]) - losses_of.pop(name))
+    assert near < 0.1 * abs(float(best["log_loss"]) - losses_of.popitem()[1])
+
+
+def read_record(path):
+    with (path.parent / "training.csv").open() as file:
+        return list(csv.DictReader(file))
