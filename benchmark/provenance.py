@@ -28,9 +28,14 @@ PACKAGES = (
     "deepspeed",
 )
 
+# Where a file that is not committed takes part in a run; elsewhere lie logs, reports and a user's settings, which
+# run.yaml holds.
+_OF_RUNS = ("models", "baselines", "benchmark", "config", "workflow", "Snakefile")
+
 
 def git_revision() -> str:
-    """The commit of the code, with "+changes" when the working tree differs from it.
+    """The commit of the code, with "+changes" when the working tree differs from it: a committed file has changed, or
+    one that git neither has nor ignores lies where runs read code and settings.
 
     Outside a checkout (a container, a copy on another machine) it is what HLLM_BENCH_REVISION says, or "unknown".
     """
@@ -42,9 +47,10 @@ def git_revision() -> str:
     try:
         revision = ask("rev-parse", "HEAD").strip()
         changed = ask("status", "--porcelain", "--untracked-files=no").strip()
+        added = ask("ls-files", "--others", "--exclude-standard", "--", *_OF_RUNS).strip()
     except (OSError, subprocess.CalledProcessError):
         return os.environ.get("HLLM_BENCH_REVISION", "unknown")
-    return revision + ("+changes" if changed else "")
+    return revision + ("+changes" if changed or added else "")
 
 
 def device_name(device: torch.device) -> str:

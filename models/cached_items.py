@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmark.recommender import Catalogue, PackedSequences, SequentialRecommender
 from models.pretrained import BackboneSettings, check_length, load_backbone
@@ -40,6 +40,12 @@ class CachedItems(SequentialRecommender):
         self.user_llm = UserLLM(
             backbone, catalogue.embeddings.shape[1], catalogue.size, settings.user_inputs, settings.user_model.frozen
         )
+
+    def heavy_layers(self) -> list[nn.Module]:
+        return self.user_llm.heavy_layers()
+
+    def light_layers(self) -> list[nn.Module]:
+        return self.user_llm.light_layers()
 
     def embed_items(self, items: Tensor) -> Tensor:
         return self.embeddings[items]

@@ -52,12 +52,13 @@ def run_folder(data, tmp_path_factory):
     def make(method):
         [run] = [r for r in Configuration(ROOT / "config").plan("table7", "laptop").runs() if r.method == method]
         content = yaml.safe_load(dump_run(run))
-        content |= {"dataset": "small", "id": f"small-hllm-{method}-seed2020-0000000000"}
+        content["dataset"] = "small"
         if method == "hllm":
             content["text"]["tokenizer"]["vocabulary_size"] = 300
             for part in ("item_model", "user_model"):
                 content["model"][part]["config"] |= TINY
         run = type(run).model_validate(content)
+        run = run.model_copy(update={"id": f"small-hllm-{method}-seed2020-{run.identity()}"})
         folder, prepared_folder = tmp_path_factory.mktemp(method), data / "small" / "hllm"
         (folder / "run.yaml").write_text(dump_run(run))
         dataset, catalogue = load_dataset(prepared_folder), registry.Catalogue(20)

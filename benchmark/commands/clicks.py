@@ -7,15 +7,14 @@ import time
 from pathlib import Path
 
 from benchmark.commands.runs import check_same_items
-from benchmark.commands.shared import DataRoot, RunFile, layout, log, log_to, opened
-from benchmark.errors import UserError
-from benchmark.experiments import load_run_file
+from benchmark.commands.shared import DataRoot, RunFile, layout, log, log_to, opened, run_and_folder
+from benchmark.errors import UserError, finite_outputs
 from benchmark.launch import enter
 
 
 def clicks(run_file: RunFile, data: DataRoot = Path("data")) -> None:
     """Predict the clicks of every test case with a trained run; write clicks.parquet and serving.csv."""
-    run, folder = load_run_file(run_file), run_file.parent
+    run, folder = run_and_folder(run_file)
     log_to(folder / "clicks.log", run.label)
     enter(layout(run, 1, 1), sys.argv[1:])
 
@@ -25,6 +24,7 @@ def clicks(run_file: RunFile, data: DataRoot = Path("data")) -> None:
     from benchmark.evaluation.clicks import predict_clicks, serving_times, write_predictions, write_serving_times
     from benchmark.training.checkpoint import load_weights
     from benchmark.training.click import click_model, clicks_of
+    from benchmark.training.engines import place_to_rank
 
     parts = opened(run, folder, data, pretrained=False)
     device, model, cut = parts.device, click_model(run, parts.model), clicks_of(run, parts.dataset)
@@ -32,12 +32,16 @@ def clicks(run_file: RunFile, data: DataRoot = Path("data")) -> None:
     if cut is None:
         raise UserError(f"{run_file}: the run predicts no clicks; rank it instead, or set training.click")
     model.load_state_dict(load_weights(folder / "model.safetensors"))
-    model.to(device)
+    precision = place_to_rank(model, device, bf16=run.execution.precision == "bf16")
     length, began = run.evaluation.sequence_length, time.perf_counter()
-    with Progress(transient=True, disable=not sys.stderr.isatty()) as bar:
+    with finite_outputs(run.id), Progress(transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("cases predicted", total=len(cut.test))
-        logits = predict_clicks(model, cut, cut.test, length, device, lambda done: bar.advance(task, done))
-    write_serving_times(folder / "serving.csv", serving_times(model, cut, cut.test, length, device))
+        logits = predict_clicks(
+            model, cut, cut.test, length, device, lambda done: bar.advance(task, done), precision
+        )  # fmt: skip
+    write_serving_times(
+        folder / "serving.csv", serving_times(model, cut, cut.test, length, device, precision=precision)
+    )
     write_predictions(folder / "clicks.parquet", cut, cut.test, logits, length)
     table = read_clicks(folder / "clicks.parquet")
     found = ", ".join(f"{name} {click_metric(table, name):.4f}" for name in CLICK_METRICS)

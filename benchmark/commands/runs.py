@@ -29,7 +29,7 @@ from benchmark.commands.shared import (
     parse_seeds,
     run_and_folder,
 )
-from benchmark.errors import UserError
+from benchmark.errors import UserError, finite_outputs
 from benchmark.launch import enter
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ def rank(run_file: RunFile, data: DataRoot = Path("data"), nodes: Nodes = None, 
     precision = place_to_rank(model, device, bf16=run.execution.precision == "bf16")
     cases = dataset.cases("test")
     began = time.perf_counter()
-    with joined() as job, Progress(transient=True, disable=not sys.stderr.isatty()) as bar:
+    with joined() as job, finite_outputs(run.id), Progress(transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("users ranked", total=len(cases.target), visible=job.first)
         ranks = rank_cases(
             model, dataset, cases, ranking_settings(run), device,

@@ -136,18 +136,6 @@ class DataCard:
 
 
 @dataclass(frozen=True)
-class TrainingSequences:
-    """All users' training events, one user after another.
-
-    offsets: (users + 1,) int64; items: (t,) int32; timestamps: (t,) int64.
-    """
-
-    offsets: Int64
-    items: Int32
-    timestamps: Int64
-
-
-@dataclass(frozen=True)
 class EvaluationCases:
     """One entry a user who has a target, in user order; (m,) each.
 
@@ -215,12 +203,6 @@ class Dataset:
             columns = [batch.column(name).to_pylist() for name in names]
             for values in zip(*columns, strict=True):
                 yield {name: value for name, value in zip(names, values, strict=True) if value is not None}
-
-    def training_sequences(self) -> TrainingSequences:
-        """Every user's training events, copied together."""
-        kept = training_events(self.offsets, self.split)
-        ends = np.asarray(self.split[:, TRAIN_END], dtype=np.int64).cumsum()
-        return TrainingSequences(np.concatenate([[0], ends]), self.items[kept], self.timestamps[kept])
 
     def training_frequency(self) -> Int64:
         """(items,) int64: training events of each item of the catalogue."""

@@ -7,7 +7,9 @@ import io
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +20,7 @@ from torch import Tensor
 
 from benchmark.data.click_cases import ClickCases, ClickData, blocks
 from benchmark.data.requests import with_requests
+from benchmark.errors import NotFiniteError
 from benchmark.evaluation.click_metrics import write_clicks
 from benchmark.evaluation.metrics import Float64
 from benchmark.evaluation.ranking import embed_catalogue
@@ -37,22 +40,26 @@ def predict_clicks(
     sequence_length: int,
     device: torch.device | str = "cpu",
     progress: Callable[[int], None] | None = None,
+    precision: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> Float64:
-    """(m,) the logit of every case; progress is called with the number of cases done after each block.
+    """(m,) the logit of every case. progress is called with the number of cases done after each block; precision: the
+    context that the model runs in, logits are computed outside of it, in float32: bfloat16's would tie by rounding.
 
-    Raises ValueError if a logit is not a finite number.
+    Raises NotFiniteError if a logit is none.
     """
     device, training = torch.device(device), model.training
     model.eval()
-    vectors = embed_catalogue(model, data.dataset.item_count, _ITEMS_AT_ONCE, device)
+    with precision():
+        vectors = embed_catalogue(model, data.dataset.item_count, _ITEMS_AT_ONCE, device)
     logits = np.empty(len(cases))
     size = max(1, _EVENTS_AT_ONCE // (sequence_length + 1))
     for chosen, sequences, targets in blocks(data, cases, sequence_length, size):
         sequences, targets = sequences.to(device), targets.to(device)
-        states = model.click_states(sequences, vectors[sequences.items])
-        found = model.click_logits(states, vectors[targets]).float()
+        with precision():
+            states = model.click_states(sequences, vectors[sequences.items])
+        found = model.click_logits(states.float(), vectors[targets].float())
         if not torch.isfinite(found).all():
-            raise ValueError("a logit is not a finite number: the model's weights hold NaN or infinity")
+            raise NotFiniteError("a logit")
         logits[chosen] = found.cpu().numpy()
         if progress:
             progress(len(chosen))
@@ -101,25 +108,29 @@ def serving_times(
     device: torch.device | str = "cpu",
     candidate_counts: tuple[int, ...] = (1, 10, 100),
     requests: int = 30,
+    precision: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> list[ServingTime]:
     """Time requests of the cases with the longest histories, one at a time, for the first items as candidates.
 
-    A request's time is the least of several tries, so that work of others on the machine is counted little.
+    precision: as in predict_clicks. A request's time is the least of several tries, so that work of others on the
+    machine is counted little.
     """
     device = torch.device(device)
     model.eval()
-    vectors = embed_catalogue(model, data.dataset.item_count, _ITEMS_AT_ONCE, device)
+    with precision():
+        vectors = embed_catalogue(model, data.dataset.item_count, _ITEMS_AT_ONCE, device)
     length = np.minimum(cases.history_end - cases.history_start, sequence_length)
     longest = np.argsort(-length, kind="stable")[:requests]
     times = []
     for count in candidate_counts:
         candidates = torch.arange(count) % data.dataset.item_count
         for sharing in ("none",) if model.target_in_history else ("none", "state"):
+            request = partial(
+                _seconds, model, data, cases, candidates=candidates, shared=sharing == "state", vectors=vectors,
+                precision=precision,
+            )  # fmt: skip
             seconds = [
-                min(
-                    _seconds(model, data, cases, int(case), int(length[case]), candidates, sharing == "state", vectors)
-                    for _ in range(_TRIES)
-                )
+                min(request(case=int(case), length=int(length[case])) for _ in range(_TRIES))
                 for case in (longest[0], *longest)
             ][1:]  # the first one warms up
             milliseconds = 1000 * statistics.median(seconds)
@@ -136,6 +147,7 @@ def _seconds(
     candidates: Tensor,
     shared: bool,
     vectors: Tensor,
+    precision: Callable[[], AbstractContextManager[object]],
 ) -> float:
     """One request, from the events of the history to the logits on the host."""
     dataset = data.dataset
@@ -147,8 +159,9 @@ def _seconds(
     now = torch.full((sequences_needed,), int(dataset.timestamps[cases.event[case]]))
     sequences = with_requests(items, times, starts, starts + length, candidates[:sequences_needed], now)
     sequences, wanted = sequences.to(vectors.device), vectors[candidates.to(vectors.device)]
-    states = model.click_states(sequences, vectors[sequences.items])
-    model.click_logits(states.expand(len(candidates), -1), wanted).cpu()
+    with precision():
+        states = model.click_states(sequences, vectors[sequences.items])
+    model.click_logits(states.float().expand(len(candidates), -1), wanted.float()).cpu()
     return time.perf_counter() - began
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from benchmark.data.batches import Int64, flat_ranges, packed
 from benchmark.data.dataset import Dataset, EvaluationCases
+from benchmark.errors import NotFiniteError
 from benchmark.evaluation.shared_cases import write_parquet
 from benchmark.files import write_atomically
 from benchmark.processes import Processes
@@ -131,7 +132,7 @@ def rank_cases(
     context that the model runs in, scores are computed outside of it.
 
     processes: those of the job, all of which call this; each embeds its share of the catalogue and ranks its share of
-    the cases, and all return the ranks of all. Raises ValueError if a score is not a finite number.
+    the cases, and all return the ranks of all. Raises NotFiniteError if a score is none.
     """
     device, training, processes = torch.device(device), model.training, processes or Processes()
     model.eval()
@@ -167,7 +168,7 @@ def rank_cases(
 
 def _check_finite(finite: bool) -> None:
     if not finite:
-        raise ValueError("a score is not a finite number: the model's embeddings hold NaN or infinity")
+        raise NotFiniteError("a score")
 
 
 def _masked_pairs(dataset: Dataset, start: Int64, end: Int64, mask: HistoryMask) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from benchmark.data.batches import Int64, packed
 from benchmark.data.dataset import Dataset, EvaluationCases
+from benchmark.errors import NotFiniteError
 from benchmark.evaluation.ranking import RankingSettings, embed_catalogue, rank_block
 from benchmark.recommender import PackedSequences, SequentialRecommender
 
@@ -40,7 +41,7 @@ def recommend(
 
     history: one sequence, on the model's device; it may hold items after the first `size`, which are read but not
     recommended. masked: (m,) items that are not recommended. precision: the context that the model runs in, scores are
-    computed outside of it. Raises ValueError if a score is not a finite number.
+    computed outside of it. Raises NotFiniteError if a score is none.
     """
     model.eval()
     device = history.items.device
@@ -53,7 +54,7 @@ def recommend(
         predicted = model.embed_histories(history, table[rows])[history.last]
     scores = (model.comparable(predicted).to(kind) @ model.comparable(known).to(kind).T).float()
     if not torch.isfinite(scores).all():
-        raise ValueError("a score is not a finite number: the model's embeddings hold NaN or infinity")
+        raise NotFiniteError("a score")
     masked = masked.to(device)
     rank = None
     if target is not None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,6 +19,7 @@ from benchmark.evaluation.clicks import predict_clicks
 from benchmark.experiments import Run
 from benchmark.recommender import ClickRecommender, PackedSequences, SequentialRecommender
 from benchmark.training.objectives import InfoNCE, Objective, ObjectiveOutput, RunningModel, StepItems
+from benchmark.training.precision import Precision
 
 
 class ClickObjective(Objective):
@@ -121,14 +124,31 @@ def clicks_of(run: Run, dataset: Dataset) -> ClickData | None:
     return click_data(dataset, click.validation_share, click.test_share, click.history)
 
 
+def check_click_selection(run: Run, clicks: ClickData) -> None:
+    """UserError where no epoch could be the best, because the selection metric is none of clicks or is not defined for
+    the validation cases; their labels alone tell it, so this comes before any training."""
+    metric, cases = run.training.selection_metric, clicks.validation
+    if metric not in ("auc", "group_auc"):
+        raise UserError(f"run {run.id} predicts clicks: set training.selection_metric to auc or group_auc")
+    if cases.label.min() == cases.label.max():
+        raise UserError(
+            f"run {run.id}: {metric} is not defined, because all {len(cases)} validation cases have the same label; "
+            "raise training.click.validation_share"
+        )
+    if metric == "group_auc" and math.isnan(group_auc(cases.user, cases.label, np.zeros(len(cases)))):
+        raise UserError(
+            f"run {run.id}: group_auc is not defined, because no user has validation cases of both labels; set "
+            "training.selection_metric to auc, or raise training.click.validation_share"
+        )
+
+
 def click_validation_metrics(
-    run: Run, clicks: ClickData, model: SequentialRecommender, device: torch.device
+    run: Run, clicks: ClickData, model: SequentialRecommender, device: torch.device, precision: Precision
 ) -> dict[str, float]:
     """The metrics of the validation cases."""
-    if run.training.selection_metric not in ("auc", "group_auc"):
-        raise UserError(f"run {run.id} predicts clicks: set training.selection_metric to auc or group_auc")
     cases = clicks.validation
-    logits = predict_clicks(click_model(run, model), clicks, cases, run.evaluation.sequence_length, device)
+    length = run.evaluation.sequence_length
+    logits = predict_clicks(click_model(run, model), clicks, cases, length, device, precision=precision)
     return {
         "auc": auc(cases.label, logits),
         "group_auc": group_auc(cases.user, cases.label, logits),

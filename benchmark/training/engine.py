@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -137,10 +136,6 @@ class Engine:
                 self._update()
                 return figures
             self._halve(exceeded, batch)
-
-    def evaluated(self) -> AbstractContextManager[None]:
-        """The context in which what knows nothing of the run's precision can run the model."""
-        return nullcontext()
 
     def fragments(self) -> Iterator[Fragment]:
         """What a checkpoint keeps of the learned parameters; every process must go through all of its own."""

@@ -19,7 +19,7 @@ import queue
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -67,9 +67,6 @@ class OffloadEngine(Engine):
         )  # fmt: skip
         self.items.few_chunks = True
         self.seconds = self._copies.seconds
-
-    def evaluated(self) -> AbstractContextManager[None]:
-        return self.precision()  # whose copies alone are on the device
 
     def _gradients(self, batch: TrainingBatch) -> StepFigures:
         with self._copies.in_place():

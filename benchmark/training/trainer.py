@@ -19,14 +19,14 @@ from benchmark.data import randomness
 from benchmark.data.batches import Negatives, TrainingBatch, TrainingBatches, packed, sampled_users
 from benchmark.data.dataset import Dataset
 from benchmark.data.randomness import Stream
-from benchmark.errors import StoppedError, UserError
+from benchmark.errors import StoppedError, UserError, finite_outputs
 from benchmark.evaluation.metrics import metric_mean
 from benchmark.evaluation.ranking import RankingSettings, rank_cases
 from benchmark.experiments import Run
 from benchmark.processes import Processes
 from benchmark.recommender import SelfTrainedRecommender, SequentialRecommender
 from benchmark.training.checkpoint import copy_weights, save_weights
-from benchmark.training.click import click_validation_metrics, clicks_of
+from benchmark.training.click import check_click_selection, click_validation_metrics, clicks_of
 from benchmark.training.engines import make_engine
 from benchmark.training.objectives import objective_for
 from benchmark.training.precision import Precision
@@ -65,6 +65,8 @@ class Trainer:
         self.clicks = clicks_of(run, dataset)
         dataset = self.clicks.dataset if self.clicks else dataset
         self.run, self.dataset, self.folder, self.device = run, dataset, folder, device
+        if settings.selection == "best":
+            self._check_selection()
         self.model, self.objective = model, objective_for(settings)  # the engine moves them
         self.batches = TrainingBatches(
             dataset,
@@ -212,13 +214,8 @@ class Trainer:
         progress.epoch_sums = {}
         if self.run.training.selection == "best":
             began = time.perf_counter()
-            if self.clicks:
-                with self.engine.evaluated():
-                    scores = click_validation_metrics(self.run, self.clicks, self.model, self.device)
-            else:
-                scores = validation_metrics(
-                    self.run, self.dataset, self.model, self.device, self.processes, self.engine.precision
-                )
+            with finite_outputs(self.run.id):
+                scores = self._validation_metrics()
             agreed = torch.tensor(list(scores.values()), dtype=torch.float64)
             self.processes.send_from_first([agreed])  # what ends the training must not differ in a last bit
             scores = dict(zip(scores, agreed.tolist(), strict=True))
@@ -236,6 +233,22 @@ class Trainer:
             log.info("epoch %d: loss %.4f", epoch, row["loss"])
         row["seconds"] = progress.seconds
         progress.record.append(row)
+
+    def _check_selection(self) -> None:
+        if self.clicks:
+            check_click_selection(self.run, self.clicks)
+        elif not len(self.dataset.cases("validation")):
+            raise UserError(
+                f"run {self.run.id}: data set {self.run.dataset} has no user with a validation target, so no epoch can "
+                "be the best; set training.selection to last"
+            )
+
+    def _validation_metrics(self) -> dict[str, float]:
+        if self.clicks:
+            return click_validation_metrics(self.run, self.clicks, self.model, self.device, self.engine.precision)
+        return validation_metrics(
+            self.run, self.dataset, self.model, self.device, self.processes, self.engine.precision
+        )
 
     def _save(self) -> None:
         self.states.save(

@@ -129,7 +129,11 @@ def test_weights_are_counted_without_being_made():
     assert size.history == 22 * layer + 2048
     assert size.item == size.history + 2048  # [ITEM]
     assert size.parameters == size.item + size.history + 32000 * 2048
-    assert size.width == 2048
+    assert (size.width, size.weights.learned_layers) == (2048, 2 * 22 * layer)
+    runs = {run.id: run for run in made.plan("table8", "paper").runs()}
+    [cached] = [run for run in runs.values() if run.method == "hllm-1b-cached"]
+    alone = model_size(cached, facts, runs)
+    assert (alone.item, alone.history, alone.weights.learned_layers) == (0, size.history, 22 * layer)
 
 
 def test_measured_speed_has_the_last_word(tmp_path):

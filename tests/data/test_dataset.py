@@ -9,7 +9,7 @@ import pytest
 from generate import generate
 
 from benchmark.data import preparation
-from benchmark.data.dataset import DataCard, load_dataset
+from benchmark.data.dataset import DataCard, load_dataset, training_events
 from benchmark.data.preparation import prepare
 from benchmark.data.sources import DatasetDefinition
 from benchmark.errors import UserError
@@ -29,7 +29,7 @@ def definition(tmp_path):
 def test_cases_and_training_part_cover_every_event_once(definition, tmp_path, protocol):
     prepare(definition, protocol, tmp_path / protocol)
     dataset = load_dataset(tmp_path / protocol)
-    training, test = dataset.training_sequences(), dataset.cases("test")
+    trained, test = training_events(dataset.offsets, dataset.split), dataset.cases("test")
     validation = dataset.cases("validation")
     assert len(test) == dataset.user_count
     assert len(validation) == (dataset.user_count if protocol == "hllm" else 0)
@@ -37,11 +37,9 @@ def test_cases_and_training_part_cover_every_event_once(definition, tmp_path, pr
     for user, (start, end) in enumerate(zip(dataset.offsets[:-1], dataset.offsets[1:], strict=True)):
         events = dataset.items[start:end].tolist()
         times = dataset.timestamps[start:end].tolist()
-        own = slice(training.offsets[user], training.offsets[user + 1])
-        held_out = events[-2:] if protocol == "hllm" else events[-1:]
-        assert training.items[own].tolist() + held_out == events
-        assert training.timestamps[own].tolist() == times[: len(times) - len(held_out)]
-        np.add.at(frequency, training.items[own], 1)
+        held_out = 2 if protocol == "hllm" else 1
+        assert trained[start:end].tolist() == [True] * (len(events) - held_out) + [False] * held_out
+        np.add.at(frequency, events[:-held_out], 1)
         assert dataset.items[test.history_start[user] : test.history_end[user]].tolist() == events[:-1]
         assert (test.user[user], test.target[user], test.request_timestamp[user]) == (user, events[-1], times[-1])
         if protocol == "hllm":

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import prepared, usable_rows
 
-from benchmark.data.dataset import load_dataset
+from benchmark.data.dataset import load_dataset, training_events
 from benchmark.data.preparation import prepare
 from benchmark.data.sources import DatasetDefinition, load_definitions
 from benchmark.errors import UserError
@@ -251,8 +251,9 @@ def test_nothing_is_learned_from_the_time_of_the_targets(tmp_path):
     generate(tmp_path / "raw", interactions=5_000, users=300, items=90, seed=4)
     card = prepare(definition(tmp_path / "raw"), "temporal", tmp_path / "out")
     dataset = load_dataset(tmp_path / "out")
-    training, validation, test = dataset.training_sequences(), dataset.cases("validation"), dataset.cases("test")
-    assert training.timestamps.max() < card.cutoffs["validation"] <= validation.request_timestamp.min()
+    trained = training_events(dataset.offsets, dataset.split)
+    validation, test = dataset.cases("validation"), dataset.cases("test")
+    assert dataset.timestamps[trained].max() < card.cutoffs["validation"] <= validation.request_timestamp.min()
     assert validation.request_timestamp.max() < card.cutoffs["test"] <= test.request_timestamp.min()
     assert (len(validation), len(test)) == (card.targets["validation"], card.targets["test"])
     assert (validation.history_end > validation.history_start).all()

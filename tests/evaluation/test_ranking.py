@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmark.data.dataset import EvaluationCases
+from benchmark.errors import NotFiniteError
 from benchmark.evaluation.ranking import RankingSettings, rank_cases
 from benchmark.recommender import SequentialRecommender
 
@@ -88,7 +89,7 @@ def test_scores_that_are_no_numbers_are_refused():
     dataset = Interactions(np.array([0, 1], np.int32), np.arange(2), 2)
     one = np.array([0])
     cases = EvaluationCases(one, one, one + 1, np.array([1], np.int32), one)
-    with pytest.raises(ValueError, match="not a finite number"):
+    with pytest.raises(NotFiniteError, match="a score is not a finite number"):
         rank_cases(LastItem(vectors, vectors), dataset, cases, RankingSettings(5))
 
 

@@ -241,10 +241,25 @@ def test_a_whole_run_learns_which_items_are_liked(dataset, tmp_path):
     assert table.label.tolist() == cut.test.label.tolist()
     assert table.logit == pytest.approx(logits, rel=1e-5)
     assert table.history_length.max() <= 6
-    wrong = run.model_copy(update={"training": run.training.model_copy(update={"selection_metric": "ndcg@10"})})
-    trainer = Trainer(wrong, liked, Summing(liked.item_count, True), tmp_path / "wrong", torch.device("cpu"))
-    with pytest.raises(UserError, match=r"set training\.selection_metric to auc or group_auc"):
-        trainer.train()
+
+
+@pytest.mark.parametrize(
+    ("metric", "label", "message"),
+    [
+        ("ndcg@10", lambda item, user: item % 2 == 0, r"set training\.selection_metric to auc or group_auc"),
+        ("auc", lambda item, user: item >= 0, r"auc is not defined, because all \d+ validation cases have the same"),
+        ("group_auc", lambda item, user: user % 2 == 0, r"group_auc .*no user .*set training\.selection_metric to auc"),
+    ],
+)
+def test_a_metric_that_can_choose_no_epoch_is_refused_before_training(dataset, tmp_path, metric, label, message):
+    owner = np.repeat(np.arange(dataset.user_count), np.diff(dataset.offsets))
+    labelled = replace(dataset, labels=label(dataset.items, owner).astype(np.int8))
+    run, model = a_run(epochs=1), Summing(dataset.item_count, True)
+    run = run.model_copy(update={"training": run.training.model_copy(update={"selection_metric": metric})})
+    with pytest.raises(UserError, match=message):
+        Trainer(run, labelled, model, tmp_path, torch.device("cpu"))
+    last = run.model_copy(update={"training": run.training.model_copy(update={"selection": "last"})})
+    Trainer(last, labelled, model, tmp_path, torch.device("cpu")).train()
 
 
 @pytest.fixture

@@ -71,7 +71,7 @@ def test_in_bfloat16_the_gradients_are_added_up_in_float32(monkeypatch):
     plain.precision._copies = WorkingCopies(plain.model.heavy_layers(), torch.bfloat16)
     assert take(hosted, 0, 3) == take(plain, 0, 3)
     assert_same_weights(plain, hosted)
-    with hosted.evaluated():
+    with hosted.precision():
         assert all(p.dtype == torch.bfloat16 for layer in hosted.model.heavy_layers() for p in layer.parameters())
 
 

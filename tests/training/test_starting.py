@@ -126,6 +126,19 @@ def test_no_epoch_ranks_the_source_under_other_settings(source):
     np.testing.assert_array_equal(done(path, folder), ranks)
 
 
+def test_weights_that_are_no_numbers_are_told_in_one_sentence_when_ranked(source):
+    folder, name, _ = source
+    path = write_run(
+        folder, "lost", "models.cached_items.CachedItems", {"user_model": LLAMA}, starts_from={**CACHED, "run": name}
+    )
+    runs.train(path, folder)
+    weights = load_weights(path.parent / "model.safetensors")
+    save_weights(path.parent / "model.safetensors", {key: value * torch.nan for key, value in weights.items()})
+    with pytest.raises(UserError, match=rf"run {path.parent.name}: a score is not .*optimizer\.learning_rate"):
+        runs.rank(path, folder)
+    assert not (path.parent / "ranks.parquet").exists()
+
+
 def test_ranking_with_other_item_embeddings_than_in_training_is_refused(source):
     folder, name, _ = source
     path = write_run(

@@ -1,12 +1,13 @@
 """Whole trainings of a small method: it learns, repeats itself bit by bit, and survives being stopped."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
-from benchmark.data.dataset import load_dataset
+from benchmark.data.dataset import VALIDATION, load_dataset
 from benchmark.errors import UserError
 from benchmark.evaluation.ranking import rank_cases
 from benchmark.experiments import Run
@@ -136,6 +137,26 @@ def test_a_loss_that_is_no_number_stops_with_advice(dataset, tmp_path):
         model.step.weight.fill_(float("nan"))
     with pytest.raises(UserError, match=r"loss of step 0 is nan; lower training\.optimizer\.learning_rate"):
         Trainer(run, dataset, model, tmp_path, torch.device("cpu")).train()
+
+
+def test_weights_that_diverge_in_the_last_step_before_validation_stop_with_advice(dataset, tmp_path):
+    """Each step's loss is that of the weights before it, so the only one here is finite."""
+    run = a_run(epochs=1, global_batch=100_000, optimizer={"learning_rate": 1e37, "weight_decay": 0.0},
+                temperature={"learnable": False})  # fmt: skip
+    with pytest.raises(
+        UserError, match=rf"run {run.id}: a score is not a finite .* training\.optimizer\.learning_rate"
+    ):
+        trained(run, dataset, tmp_path)
+
+
+def test_without_validation_targets_no_epoch_can_be_the_best(dataset, tmp_path):
+    split = dataset.split.copy()
+    split[:, VALIDATION] = -1
+    without = replace(dataset, split=split)
+    with pytest.raises(UserError, match=r"no user with a validation target.*set training\.selection to last"):
+        trained(a_run(), without, tmp_path)
+    trained(a_run(selection="last", epochs=1), without, tmp_path)
+    assert (tmp_path / "model.safetensors").exists()
 
 
 def test_learning_rate_schedules():
