@@ -155,15 +155,16 @@ def embed(run_file: RunFile, data: DataRoot = Path("data")) -> None:
     parts, began = opened(run, folder, data, pretrained=False), time.perf_counter()
     parts.model.load_state_dict(load_weights(folder / "model.safetensors"))
     precision = place_to_rank(parts.model, parts.device, bf16=run.execution.precision == "bf16")
-    digest = export_items(
-        parts.model,
-        parts.dataset.item_count,
-        folder,
-        run_id=run.id,
-        split_sha256=parts.dataset.card.split_sha256,
-        device=parts.device,
-        precision=precision,
-    )
+    with finite_outputs(run.id):
+        digest = export_items(
+            parts.model,
+            parts.dataset.item_count,
+            folder,
+            run_id=run.id,
+            split_sha256=parts.dataset.card.split_sha256,
+            device=parts.device,
+            precision=precision,
+        )
     log.info("%d item embeddings in %.1f s; sha256 %s", parts.dataset.item_count, time.perf_counter() - began,
              digest[:12])  # fmt: skip
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmark.errors import UserError
+from benchmark.errors import NotFiniteError, UserError
 from benchmark.evaluation.ranking import embed_catalogue
 from benchmark.files import write_atomically, write_text
 from benchmark.recommender import SequentialRecommender
@@ -43,11 +43,13 @@ def export_items(
 ) -> str:
     """Write the embeddings of all items, as ranking embeds them, and their card; returns their SHA-256.
 
-    precision: the context that the model runs in.
+    precision: the context that the model runs in. Raises NotFiniteError if a number in them is none.
     """
     model.eval()
     with precision():
         items = embed_catalogue(model, size, _CHUNK, device).float().cpu().numpy()
+    if not np.isfinite(items).all():
+        raise NotFiniteError("an item's embedding")
 
     def write(path: Path) -> None:
         with path.open("wb") as file:

@@ -96,6 +96,10 @@ def test_items_are_exported_in_small_chunks_and_in_the_precision_of_the_run(tmp_
             rounded = torch.cat([model.embed_items(torch.tensor([item])) for item in range(30)]).float()
     near, far = (whole, rounded) if precision == "fp32" else (rounded, whole)
     assert (exported - near).abs().max() < 0.1 * (exported - far).abs().max()
+    lost = {key: value * torch.nan for key, value in load_weights(path.parent / "model.safetensors").items()}
+    save_weights(path.parent / "model.safetensors", lost)
+    with pytest.raises(UserError, match=rf"run {run.id}: an item's embedding is not .*optimizer\.learning_rate"):
+        runs.embed(path, tmp_path)
 
 
 CACHED = {"parts": ["user_llm"], "cached_items": True}
