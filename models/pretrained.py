@@ -84,7 +84,8 @@ def load_backbone(settings: BackboneSettings, *, vocabulary_size: int | None) ->
     if settings.checkpointing:
         # Newer releases of transformers have renamed it.
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        enable({"use_reentrant": False})
+        with _quiet():  # about gradients for word embeddings, where there are none
+            enable({"use_reentrant": False})
     model.loaded_by, model.architecture = settings, architecture
     model.requires_grad_(not settings.frozen)
     backbone: nn.Module = model.train(not settings.frozen)
