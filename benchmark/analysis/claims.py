@@ -123,14 +123,14 @@ def weigh(claim: Claim, test: ClaimTest, rows: Mapping[str, Sequence[LoadedRun]]
     values: Float64 = np.sum([weight * one.mean(0) for weight, one in zip(weights, by_row, strict=True)], axis=0)
     seeds = min(len(one) for one in by_row)
     p_seeds = welch_contrast([one.mean(1) for one in by_row], weights)[2] if seeds > 1 else np.nan
-    hash_of_split = used[0].dataset_hash
+    dataset_hash = used[0].dataset_hash
     if not values.any():  # no user differs, of which scipy's test makes NaN
-        return Evidence(claim, test, 0.0, 0.0, 0.0, 1.0, p_seeds, len(values), seeds, hash_of_split)
+        return Evidence(claim, test, 0.0, 0.0, 0.0, 1.0, p_seeds, len(values), seeds, dataset_hash)
     found = stats.ttest_1samp(values, 0.0)
     interval = found.confidence_interval(CONFIDENCE)
     return Evidence(
         claim, test, float(values.mean()), float(interval.low), float(interval.high), float(found.pvalue), p_seeds,
-        len(values), seeds, hash_of_split,
+        len(values), seeds, dataset_hash,
     )  # fmt: skip
 
 

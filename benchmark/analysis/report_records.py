@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark.analysis.claims import UNTESTED, claim_line, claim_section, claims_view, untested_line
-from benchmark.analysis.report_charts import (
-    numbers,
-)
+from benchmark.analysis.report_charts import numbers
 from benchmark.analysis.report_inputs import ReportTable
 from benchmark.analysis.runs import LoadedRun
 from benchmark.analysis.tables import BlockResult

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from benchmark.commands.runs import check_same_items
-from benchmark.commands.shared import DataRoot, RunFile, layout, log, log_to, opened, run_and_folder
+from benchmark.commands.shared import DataRoot, RunFile, layout, load_trained, log, log_to, opened, run_and_folder
 from benchmark.errors import UserError, finite_outputs
 from benchmark.launch import enter
 
@@ -22,17 +22,14 @@ def clicks(run_file: RunFile, data: DataRoot = Path("data")) -> None:
 
     from benchmark.evaluation.click_metrics import CLICK_METRICS, click_metric, read_clicks
     from benchmark.evaluation.clicks import predict_clicks, serving_times, write_predictions, write_serving_times
-    from benchmark.training.checkpoint import load_weights
     from benchmark.training.click import click_model, clicks_of
-    from benchmark.training.engines import place_to_rank
 
     parts = opened(run, folder, data, pretrained=False)
     device, model, cut = parts.device, click_model(run, parts.model), clicks_of(run, parts.dataset)
     check_same_items(folder, parts.items_sha256)
     if cut is None:
         raise UserError(f"{run_file}: the run predicts no clicks; rank it instead, or set training.click")
-    model.load_state_dict(load_weights(folder / "model.safetensors"))
-    precision = place_to_rank(model, device, bf16=run.execution.precision == "bf16")
+    precision = load_trained(run, folder, parts)
     length, began = run.evaluation.sequence_length, time.perf_counter()
     with finite_outputs(run.id), Progress(transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("cases predicted", total=len(cut.test))

@@ -23,6 +23,7 @@ from benchmark.commands.shared import (
     Seeds,
     configuration,
     layout,
+    load_trained,
     log,
     log_to,
     opened,
@@ -148,13 +149,10 @@ def embed(run_file: RunFile, data: DataRoot = Path("data")) -> None:
     log_to(folder / "embed.log", run.label)
     enter(layout(run, 1, 1), sys.argv[1:])
 
-    from benchmark.training.checkpoint import load_weights
-    from benchmark.training.engines import place_to_rank
     from benchmark.training.starting import export_items
 
     parts, began = opened(run, folder, data, pretrained=False), time.perf_counter()
-    parts.model.load_state_dict(load_weights(folder / "model.safetensors"))
-    precision = place_to_rank(parts.model, parts.device, bf16=run.execution.precision == "bf16")
+    precision = load_trained(run, folder, parts)
     with finite_outputs(run.id):
         digest = export_items(
             parts.model,
@@ -180,15 +178,12 @@ def rank(run_file: RunFile, data: DataRoot = Path("data"), nodes: Nodes = None, 
     from benchmark.evaluation.metrics import write_metrics
     from benchmark.evaluation.ranking import rank_cases, write_ranks
     from benchmark.processes import joined
-    from benchmark.training.checkpoint import load_weights
-    from benchmark.training.engines import place_to_rank
     from benchmark.training.trainer import ranking_settings
 
     parts = opened(run, folder, data, pretrained=False)
     device, dataset, model = parts.device, parts.dataset, parts.model
     check_same_items(folder, parts.items_sha256)
-    model.load_state_dict(load_weights(folder / "model.safetensors"))
-    precision = place_to_rank(model, device, bf16=run.execution.precision == "bf16")
+    precision = load_trained(run, folder, parts)
     cases = dataset.cases("test")
     began = time.perf_counter()
     with joined() as job, finite_outputs(run.id), Progress(transient=True, disable=not sys.stderr.isatty()) as bar:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from benchmark.data.dataset import Dataset
     from benchmark.experiments import Configuration, Run
     from benchmark.recommender import Catalogue, SequentialRecommender
+    from benchmark.training.precision import Precision
 
 log = logging.getLogger("benchmark")
 
@@ -182,3 +183,13 @@ def opened(run: Run, folder: Path, data: Path, *, pretrained: bool = True) -> Op
         lambda: registry.build(run.class_, run.model, catalogue, length, pretrained=pretrained, kept=folder), run.seed
     )
     return OpenedRun(device, dataset, model, items_sha256)
+
+
+def load_trained(run: Run, folder: Path, parts: OpenedRun) -> Precision:
+    """Give an opened run's model the weights that training left in the folder, put it on the device as for ranking, and
+    return what it runs in: the precision of the run."""
+    from benchmark.training.checkpoint import load_weights
+    from benchmark.training.engines import place_to_rank
+
+    parts.model.load_state_dict(load_weights(folder / "model.safetensors"))
+    return place_to_rank(parts.model, parts.device, bf16=run.execution.precision == "bf16")

@@ -23,12 +23,11 @@ from benchmark.data.requests import with_requests
 from benchmark.errors import NotFiniteError
 from benchmark.evaluation.click_metrics import write_clicks
 from benchmark.evaluation.metrics import Float64
-from benchmark.evaluation.ranking import embed_catalogue
+from benchmark.evaluation.ranking import ROWS_AT_ONCE, embed_catalogue
 from benchmark.files import write_text
 from benchmark.recommender import ClickRecommender
 
 _EVENTS_AT_ONCE = 1 << 15
-_ITEMS_AT_ONCE = 4096
 _TRIES = 5  # of a request: what else the machine does lengthens some of them, and shortens none
 
 
@@ -50,7 +49,7 @@ def predict_clicks(
     device, training = torch.device(device), model.training
     model.eval()
     with precision():
-        vectors = embed_catalogue(model, data.dataset.item_count, _ITEMS_AT_ONCE, device)
+        vectors = embed_catalogue(model, data.dataset.item_count, ROWS_AT_ONCE, device)
     logits = np.empty(len(cases))
     size = max(1, _EVENTS_AT_ONCE // (sequence_length + 1))
     for chosen, sequences, targets in blocks(data, cases, sequence_length, size):
@@ -118,7 +117,7 @@ def serving_times(
     device = torch.device(device)
     model.eval()
     with precision():
-        vectors = embed_catalogue(model, data.dataset.item_count, _ITEMS_AT_ONCE, device)
+        vectors = embed_catalogue(model, data.dataset.item_count, ROWS_AT_ONCE, device)
     length = np.minimum(cases.history_end - cases.history_start, sequence_length)
     longest = np.argsort(-length, kind="stable")[:requests]
     times = []

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from benchmark.errors import UserError
 from benchmark.evaluation.checked_parquet import check_columns, read_parquet
-from benchmark.evaluation.shared_cases import completed
+from benchmark.evaluation.shared_cases import RANKS_SCHEMA, completed
 from benchmark.files import write_text
 
 Float64 = NDArray[np.float64]
@@ -35,9 +35,6 @@ Int64 = NDArray[np.int64]
 
 CUTOFFS = (5, 10, 50, 200)
 DEFAULT_METRICS = (*(f"recall@{k}" for k in CUTOFFS), *(f"ndcg@{k}" for k in CUTOFFS), "mrr")
-
-_INTEGER = {"ties": "int32", "history_length": "int32", "target_frequency": "int32"}
-RANKS_SCHEMA = {"user_id": "string", "target_item": "string", "rank": "double", **_INTEGER, "hittable": "bool"}
 
 
 @dataclass(frozen=True)
@@ -143,6 +140,6 @@ def read_ranks(path: Path) -> RankTable:
         raise UserError(f"{path}, row {wrong[0] + 1}: rank {rank[wrong[0]]} is no finite number >= 1; {again}")
     if pc.count_distinct(table["user_id"]).as_py() != table.num_rows:
         raise UserError(f"{path}: a user_id stands in more than one row, and each user has one; {again}")
-    columns = {name: table[name].to_numpy() for name in (*_INTEGER, "hittable")}
+    columns = {name: table[name].to_numpy() for name in ("ties", "history_length", "target_frequency", "hittable")}
     text = {name: pa.concat_arrays(table[name].cast(pa.large_string()).chunks) for name in ("user_id", "target_item")}
     return RankTable(rank=rank, **text, **columns)

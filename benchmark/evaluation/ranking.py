@@ -23,6 +23,7 @@ from benchmark.files import write_atomically
 from benchmark.processes import Processes
 from benchmark.recommender import SequentialRecommender, item_chunks
 
+ROWS_AT_ONCE = 4096  # items that are embedded at once where they are rows of a table
 _SIZE_AT_ONCE = 1 << 15  # of items, such as tokens, that are embedded at once
 
 HistoryMask = Literal["whole", "truncated", "none"]
@@ -45,7 +46,7 @@ class RankingSettings:
     sequence_length: int
     mask: HistoryMask = "whole"
     block_scores: int = 1 << 25
-    item_chunk: int = 4096
+    item_chunk: int = ROWS_AT_ONCE
     shuffle_key: int | None = None
     scores: Literal["fp32", "bf16"] = "fp32"
 

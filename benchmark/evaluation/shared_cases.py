@@ -21,7 +21,10 @@ from benchmark.errors import UserError
 from benchmark.evaluation.checked_parquet import read_parquet
 from benchmark.files import write_atomically
 
-_COLUMNS = ("user_id", "target_item", "rank", "ties", "history_length", "target_frequency", "hittable")
+RANKS_SCHEMA = {
+    "user_id": "string", "target_item": "string", "rank": "double", "ties": "int32", "history_length": "int32",
+    "target_frequency": "int32", "hittable": "bool",
+}  # fmt: skip
 _DECIDED = ("rank", "ties", "hittable")  # by the run
 _FILE, _SHA256 = b"cases_file", b"cases_sha256"
 _AGAIN = "copy it from where the run was kept"
@@ -39,11 +42,11 @@ def write_parquet(table: pa.Table, where: Any) -> None:
 def keep_ranks(source: Path, target: Path, name: str) -> None:
     """Write a ranks.parquet to <folder>/runs/<run>/ranks.parquet (target) without what it shares with other runs, which
     goes to <folder>/cases/<name>.parquet, or is there already; UserError where that file holds other cases."""
-    cases = _folder(target) / f"{name}.parquet"
-    check_cases([source], cases)
-    table = completed(source, read_parquet(source, _RANK))
-    if not cases.exists():
-        shared = table.drop_columns(list(_DECIDED))
+    cases, table = _folder(target) / f"{name}.parquet", completed(source, read_parquet(source, _RANK))
+    shared = table.drop_columns(list(_DECIDED))
+    if cases.exists():
+        _check_same(source, shared, cases, read_parquet(cases, _AGAIN))
+    else:
         write_atomically(cases, lambda temporary: write_parquet(shared, temporary))
     pointer = {_FILE: cases.name, _SHA256: hashlib.sha256(cases.read_bytes()).hexdigest()}
     decided = table.select(list(_DECIDED)).replace_schema_metadata(pointer)
@@ -55,10 +58,13 @@ def check_cases(sources: Sequence[Path], cases: Path) -> None:
     known = (cases, read_parquet(cases, _AGAIN)) if cases.exists() else None
     for source in sources:
         shared = completed(source, read_parquet(source, _RANK)).drop_columns(list(_DECIDED))
-        if known is None:
-            known = (source, shared)
-        elif not shared.equals(known[1]):
-            raise UserError(f"{source} has other users, test items or histories than {known[0]}; keep it elsewhere")
+        known = known or (source, shared)
+        _check_same(source, shared, *known)
+
+
+def _check_same(source: Path, shared: pa.Table, path: Path, known: pa.Table) -> None:
+    if not shared.equals(known):
+        raise UserError(f"{source} has other users, test items or histories than {path}; keep it elsewhere")
 
 
 def completed(path: Path, table: pa.Table) -> pa.Table:
@@ -70,7 +76,7 @@ def completed(path: Path, table: pa.Table) -> pa.Table:
     shared = read_parquet(cases, f"{path} needs it, so {_AGAIN}")
     if hashlib.sha256(cases.read_bytes()).hexdigest() != pointer.get(_SHA256, b"").decode():
         raise UserError(f"{cases} is not the file that {path} was written with; {_AGAIN}")
-    columns = {name: (table if name in _DECIDED else shared)[name] for name in _COLUMNS}
+    columns = {name: (table if name in _DECIDED else shared)[name] for name in RANKS_SCHEMA}
     return pa.table(columns)
 
 

@@ -104,6 +104,7 @@ def resolved(
 
 
 def weights_of(model: SequentialRecommender) -> Weights:
+    """How many weights the model has, by what takes memory for them; it may be on any device, "meta" included."""
     heavy = _weights_of_layers(model)
     of_layers = [sum(p.numel() for p in heavy if p.requires_grad is learned) for learned in (True, False)]
     of_all = [sum(p.numel() for p in model.parameters() if p.requires_grad is learned) for learned in (True, False)]

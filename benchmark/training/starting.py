@@ -19,13 +19,12 @@ import torch
 from torch import Tensor
 
 from benchmark.errors import NotFiniteError, UserError
-from benchmark.evaluation.ranking import embed_catalogue
+from benchmark.evaluation.ranking import ROWS_AT_ONCE, embed_catalogue
 from benchmark.files import write_atomically, write_text
 from benchmark.recommender import SequentialRecommender
 from benchmark.training.checkpoint import load_weights
 
 EMBEDDINGS, CARD = "item_embeddings.npy", "item_embeddings.json"
-_CHUNK = 4096  # rows of a table that are read at once
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +46,7 @@ def export_items(
     """
     model.eval()
     with precision():
-        items = embed_catalogue(model, size, _CHUNK, device).float().cpu().numpy()
+        items = embed_catalogue(model, size, ROWS_AT_ONCE, device).float().cpu().numpy()
     if not np.isfinite(items).all():
         raise NotFiniteError("an item's embedding")
 

@@ -3,16 +3,15 @@
 import csv
 import io
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from comparing import CONFIG, compared
 from scipy import stats
 from typer.testing import CliRunner
 
 from benchmark.analysis.compare import Compared, Comparer, Interval, Verdict, judged
-from benchmark.analysis.compare_gains import compare_gains
 from benchmark.analysis.compare_matching import match_sources
 from benchmark.analysis.compare_sources import Entry, Identity, Measured, RunFolders, read_source
 from benchmark.analysis.compare_views import answer, exit_status, write_comparison
@@ -22,8 +21,6 @@ from benchmark.analysis.tables import TableBlock, TableRow, TableSpec, evaluate_
 from benchmark.cli import app
 from benchmark.errors import UserError
 from benchmark.evaluation.metrics import DEFAULT_METRICS, metric_mean, metric_values
-
-CONFIG = Path(__file__).parents[2] / "config"
 
 
 @pytest.fixture
@@ -59,17 +56,6 @@ def set_to(value, method="hstu", metric="recall@10", column="value"):
             row[column] = value
 
     return change
-
-
-def compared(first, second, same=None, noise=0.004, **where):
-    """The results of comparing two paths; where_a and where_b as in the command line."""
-    runs = RunFolders()
-    sources = [
-        read_source(path, runs, CONFIG, where=where.get(side))
-        for path, side in ((first, "where_a"), (second, "where_b"))
-    ]
-    matching = match_sources(*sources, same or {}, CONFIG)
-    return matching, Comparer(matching.matches, runs, noise).results()
 
 
 def verdicts(results):
@@ -279,87 +265,6 @@ def test_our_table_finds_its_published_rows():
     pairs = sorted((result.value, result.reference) for result in results)
     np.testing.assert_allclose(pairs, sorted(zip(expected.value, expected.published, strict=True)))
     assert all(result.reason == "within the interval" for result in results)
-
-
-def test_a_folder_with_several_settings_of_a_method_is_compared_by_setting(make_run, tmp_path):
-    means = {}
-    for epochs, seed in ((3, 1), (3, 2), (10, 1), (10, 2), (10, 4)):
-        folder = make_run(
-            "hstu", seed=seed, settings={"training": {"epochs": epochs}}, ranks=np.full(600, float(epochs))
-        )
-        folder.rename(folder.with_name(f"hstu-{epochs}-{seed}"))
-        means[epochs] = metric_mean(np.full(600, float(epochs)), "ndcg@10")
-    make_run("sasrec")
-    (tmp_path / "p.csv").write_text("method,dataset,ndcg@10\nHSTU,toy,50.00\nSASRec,toy,30.00\n")
-    matching, results = compared(tmp_path / "runs", tmp_path / "p.csv")
-    values = {result.first.settings: (result.value, len(result.first.values)) for result in results}
-    assert values[("training.epochs=3",)] == (pytest.approx(means[3]), 2)
-    assert values[("training.epochs=10",)] == (pytest.approx(means[10]), 3)
-    assert set(values) == {("training.epochs=3",), ("training.epochs=10",), ()}  # SASRec has one setting
-    text = write_comparison(matching, results, [], "", tmp_path / "comparison", 0.004)
-    for title in ("HSTU on toy, training.epochs=3", "HSTU on toy, training.epochs=10", "SASRec on toy"):
-        assert len([line for line in text.splitlines() if line.startswith(title)]) >= 2
-    assert set(pd.read_csv(tmp_path / "comparison.csv").settings.dropna()) == {
-        "training.epochs=3",
-        "training.epochs=10",
-    }
-    _, chosen = compared(tmp_path / "runs", tmp_path / "p.csv", where_a={"training.epochs": "3"})
-    assert [result.value for result in chosen] == [pytest.approx(means[3])]
-    _, turned = compared(tmp_path / "p.csv", tmp_path / "runs")
-    reasons = {result.first.name: result.reason for result in turned}
-    assert "training.epochs=10" in reasons["HSTU"]
-    assert "choose one with --where-b" in reasons["HSTU"]
-    _, same = compared(tmp_path / "runs", tmp_path / "runs")
-    assert {result.reason for result in same} == {"equal"}
-    with pytest.raises(UserError, match=r"--reference HSTU is more than one row on toy \(training.epochs="):
-        compare_gains(matching.matches, "HSTU", Comparer(matching.matches, RunFolders()), 0.004)
-
-
-def test_gains_over_a_reference_follow_from_the_ranks(make_run, tmp_path):
-    for method in ("hstu", "sasrec"):
-        make_run(method)
-    (tmp_path / "p.csv").write_text("method,dataset,recall@10,ndcg@10\nHSTU,toy,20.00,10.00\nSASRec,toy,30.00,11.00\n")
-    runs = RunFolders()
-    sources = [read_source(path, runs, CONFIG) for path in (tmp_path / "runs", tmp_path / "p.csv")]
-    matching = match_sources(*sources, {}, CONFIG)
-    comparer = Comparer(matching.matches, runs)
-    gains = {gain.first.of.metric: gain for gain in compare_gains(matching.matches, "HSTU", comparer, 0.004)}
-    assert set(gains) == {"recall@10", "ndcg@10"}
-    ranks = [load_run(tmp_path / "runs" / f"toy-{method}-seed1").ranks for method in ("sasrec", "hstu")]
-    expected = compare(*(outcomes(one, comparer.metrics) for one in ranks))
-    index, gain = comparer.metrics.index("recall@10"), gains["recall@10"]
-    assert gain.value == pytest.approx(expected.relative[index])
-    assert gain.reference == pytest.approx(0.5)
-    slack = 1.5 * (0.00005 / 0.3 + 0.00005 / 0.2)
-    assert gain.low == pytest.approx(expected.relative_low[index] - 0.5 - slack)
-    assert gain.verdict == Verdict.DEVIATES
-    assert gains["ndcg@10"].verdict == Verdict.REPRODUCED
-    with pytest.raises(UserError, match="--reference BERT is no comparable method of both"):
-        compare_gains(matching.matches, "BERT", comparer, 0.004)
-
-
-def test_rows_of_one_label_in_a_folder_are_told_apart_by_protocol(make_run, tmp_path):
-    make_run("hstu", seed=1)
-    make_run("hstu", seed=2, settings={"protocol": "meta"})
-    make_run("sasrec")
-    (tmp_path / "p.csv").write_text("method,dataset,ndcg@10\nHSTU,toy,50.00\nSASRec,toy,30.00\n")
-    matching, results = compared(tmp_path / "runs", tmp_path / "p.csv")
-    text = write_comparison(matching, results, [], "", tmp_path / "comparison", 0.004)
-    for title in ("HSTU on toy, protocol=hllm", "HSTU on toy, protocol=meta", "SASRec on toy"):
-        assert len([line for line in text.splitlines() if line.startswith(title)]) >= 2
-    assert "SASRec on toy, protocol" not in text
-    _, same = compared(tmp_path / "runs", tmp_path / "runs")
-    assert {result.reason for result in same} == {"equal"}
-
-
-def test_the_reference_of_gains_is_a_label_before_it_is_a_methods_name(make_run, tmp_path):
-    for method in ("hllm", "hstu"):
-        make_run(method, settings={"method": "hstu"})  # two rows of one method
-    (tmp_path / "p.csv").write_text("method,dataset,ndcg@10\nHLLM,toy,20.00\nHSTU,toy,10.00\n")
-    matching, _ = compared(tmp_path / "runs", tmp_path / "p.csv")
-    comparer = Comparer(matching.matches, RunFolders())
-    for name, other in (("HSTU", "HLLM"), ("HLLM", "HSTU")):
-        assert [gain.first.name for gain in compare_gains(matching.matches, name, comparer, 0.004)] == [other]
 
 
 def test_the_answer_comes_first_in_every_file(table, tmp_path):

@@ -159,10 +159,19 @@ TOKENIZING_RUN = {path: run.id for run in RUNS.values() for path in token_files(
 IMAGES_RUN = {path: run.id for run in RUNS.values() for path in image_files(run)}
 
 
-def store_command(verb, store):
-    """Makes a store, named by the wildcard `store`, with the settings of a run that shares it. They are no input of the
-    rule: a new run with the same settings, such as one of another seed, would have the store made anew, and then all
+def store_resources(runs, store):
+    """Of a rule that makes a store: a run that shares it, and how it is resolved. runs: store -> run. The run's settings
+    are no input: a new run with the same ones, such as one of another seed, would have the store made anew, and then all
     finished runs that read it. So they are resources, as those of rule resolve."""
+    return {
+        "sharing": lambda wildcards: runs[store.format(**wildcards)],
+        "table": lambda wildcards: TABLE_OF[runs[store.format(**wildcards)]],
+        "options": OPTIONS,
+    }
+
+
+def store_command(verb, store):
+    """Makes a store, named by the wildcard `store`, with the settings of the run in its resources."""
     settings = "data/{wildcards.dataset}/{wildcards.protocol}/{wildcards." + store + "}.yaml"
     resolve = "{BENCHMARK} resolve {resources.sharing:q} --table {resources.table} {resources.options} --out " + settings
     return resolve + " && {BENCHMARK} " + f"{verb} {settings}" + " 2> >(tee {log:q} >&2)"

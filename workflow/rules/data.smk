@@ -93,9 +93,7 @@ rule tokenize:
     threads: 2
     priority: 20
     resources:
-        sharing=lambda wildcards: TOKENIZING_RUN["data/{dataset}/{protocol}/{tokens}/tokens.json".format(**wildcards)],
-        table=lambda wildcards: TABLE_OF[TOKENIZING_RUN["data/{dataset}/{protocol}/{tokens}/tokens.json".format(**wildcards)]],
-        options=OPTIONS,
+        **store_resources(TOKENIZING_RUN, "data/{dataset}/{protocol}/{tokens}/tokens.json"),
     shell:
         store_command("tokenize", "tokens")
 
@@ -110,8 +108,6 @@ rule images:
         "data/{dataset}/{protocol}/{images}.log",
     priority: 20
     resources:
-        sharing=lambda wildcards: IMAGES_RUN["data/{dataset}/{protocol}/{images}/images.json".format(**wildcards)],
-        table=lambda wildcards: TABLE_OF[IMAGES_RUN["data/{dataset}/{protocol}/{images}/images.json".format(**wildcards)]],
-        options=OPTIONS,
+        **store_resources(IMAGES_RUN, "data/{dataset}/{protocol}/{images}/images.json"),
     shell:
         store_command("images", "images")
